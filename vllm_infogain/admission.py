@@ -1,0 +1,101 @@
+"""What is let in: a request is checked whole before it reaches the engine, so that nothing else can be harmed by it."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from vllm_infogain.engine.compat import SamplingParams, VLLMValidationError, VllmConfig
+from vllm_infogain.params import DecodingParams, ParameterError, parse_params
+
+# Fields of SamplingParams that are honoured, here or by vLLM's own output processor. Any other field must keep its
+# default: what cannot be honoured is refused, never ignored.
+HONOURED = frozenset({
+    "n", "temperature", "seed", "max_tokens", "ignore_eos", "stop", "stop_token_ids", "include_stop_str_in_output",
+    "detokenize", "skip_special_tokens", "spaces_between_special_tokens", "output_kind", "stream_interval",
+    "extra_args",
+})  # fmt: skip
+# Fields that vLLM fills in by itself and that mean nothing here.
+INTERNAL = frozenset({"skip_clone", "output_text_buffer_length", "skip_reading_prefix_cache", "flat_logprobs"})
+NEUTRAL = {"top_k": (0, -1), "watermarking": (None, False), "bad_words": (None, []), "logit_bias": (None, {})}
+
+
+def server_defaults(vllm_config: VllmConfig) -> Mapping[str, Any]:
+    """Server-wide decoding parameters: `--additional-config '{"infogain": {...}}'`."""
+    additional = vllm_config.additional_config
+    defaults = additional.get("infogain", {}) if isinstance(additional, Mapping) else {}
+    if not isinstance(defaults, Mapping):
+        raise ParameterError("additional_config['infogain']", defaults, "give an object of decoding parameters")
+    return defaults
+
+
+def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_config: VllmConfig) -> DecodingParams:
+    """The decoding record of one request. Deterministic: every process that asks gets the same record.
+
+    Without a seed a request at temperature 0 is deterministic (seed 0), any other is seeded by its unique id.
+    """
+    seed = sampling_params.seed
+    if seed is None:
+        digest = hashlib.blake2b(f"{vllm_config.model_config.seed}/{request_id}".encode(), digest_size=6).digest()
+        seed = 0 if sampling_params.temperature == 0 else int.from_bytes(digest, "big")
+    return parse_params(
+        sampling_params.extra_args or {},
+        defaults=server_defaults(vllm_config),
+        temperature=sampling_params.temperature,
+        seed=seed,
+        canvas_length=sampling_params.max_tokens,
+    )
+
+
+def check_request(request: Any, vllm_config: VllmConfig) -> None:
+    """Refuse an EngineCoreRequest that cannot be served as asked.
+
+    Raises:
+        VLLMValidationError (a ValueError; HTTP 400): names the parameter, its value and the remedy.
+    """
+    try:
+        _check(request, vllm_config)
+    except ParameterError as error:
+        raise VLLMValidationError(str(error), parameter=error.parameter) from None
+
+
+def _check(request: Any, vllm_config: VllmConfig) -> None:
+    params = request.sampling_params
+    if params is None:
+        raise ParameterError("task", "pooling", "a masked diffusion model only generates; use LLM.generate")
+    if request.lora_request is not None:
+        raise ParameterError("lora_request", request.lora_request.lora_name, "LoRA is not supported; leave it out")
+    if request.prompt_embeds is not None:
+        raise ParameterError("prompt_embeds", "...", "give the prompt as text or token ids")
+    _check_sampling_fields(params)
+    decoding_params(request.request_id, params, vllm_config)
+
+    prompt, canvas = request.prompt_token_ids, params.max_tokens
+    limit = vllm_config.model_config.max_model_len
+    if not prompt:
+        raise ParameterError("prompt", prompt, "give at least one token")
+    if len(prompt) + canvas > limit:
+        raise ParameterError(
+            "max_tokens", canvas,
+            f"prompt ({len(prompt)} tokens) + canvas must fit the model length of {limit}: "
+            f"give at most {limit - len(prompt)}, or shorten the prompt",
+        )  # fmt: skip
+    mask_id = vllm_config.model_config.hf_config.mask_token_id
+    if mask_id in prompt:
+        raise ParameterError(
+            "prompt", f"token {mask_id} at position {prompt.index(mask_id)}",
+            "the prompt holds the mask token; the canvas follows the prompt, its length is max_tokens",
+        )  # fmt: skip
+
+
+def _check_sampling_fields(params: SamplingParams) -> None:
+    for name, default in _sampling_defaults().items():
+        value = getattr(params, name)
+        if value != default and value not in NEUTRAL.get(name, ()):
+            raise ParameterError(name, value, "not supported with masked diffusion; leave it out")
+
+
+def _sampling_defaults() -> dict[str, Any]:
+    """Fields that must keep their default. Read from vLLM, so that a field it adds is refused until we honour it."""
+    plain = SamplingParams()
+    names = (name for name in SamplingParams.__struct_fields__ if not name.startswith("_"))
+    return {name: getattr(plain, name) for name in names if name not in HONOURED | INTERNAL}

@@ -1,0 +1,56 @@
+"""Every import of a vLLM internal, so that a new vLLM minor is one file's work.
+
+`tests/test_vllm_contract.py` checks each of these seams against the installed vLLM.
+"""
+
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.engine.arg_utils import EngineArgs
+from vllm.exceptions import VLLMValidationError
+from vllm.forward_context import set_forward_context
+from vllm.model_executor.model_loader import get_model
+from vllm.platforms import current_platform
+from vllm.sampling_params import SamplingParams
+from vllm.utils.math_utils import cdiv
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreEventType
+from vllm.v1.engine.input_processor import InputProcessor
+from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request, RequestStatus
+from vllm.v1.worker.gpu.attn_utils import (
+    build_attn_metadata,
+    build_slot_mappings_by_layer,
+    get_kv_cache_spec,
+    init_attn_backend,
+    init_kv_cache,
+)
+
+__all__ = [
+    "EngineArgs",
+    "EngineCoreEventType",
+    "InputProcessor",
+    "KVCacheConfig",
+    "KVCacheSpec",
+    "ModelRunnerOutput",
+    "NewRequestData",
+    "PauseState",
+    "Request",
+    "RequestStatus",
+    "SamplingParams",
+    "Scheduler",
+    "SchedulerOutput",
+    "VLLMValidationError",
+    "VllmConfig",
+    "build_attn_metadata",
+    "build_slot_mappings_by_layer",
+    "cdiv",
+    "current_platform",
+    "get_kv_cache_spec",
+    "get_model",
+    "init_attn_backend",
+    "init_kv_cache",
+    "set_current_vllm_config",
+    "set_forward_context",
+]

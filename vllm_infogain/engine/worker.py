@@ -1,0 +1,35 @@
+"""The platform's vLLM worker with our runner in place of its own."""
+
+import torch
+
+from vllm_infogain.admission import server_defaults
+from vllm_infogain.engine.compat import current_platform
+from vllm_infogain.engine.runner import InfoGainRunner
+from vllm_infogain.params import parse_knobs
+
+if current_platform.is_cpu():
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    class InfoGainWorker(CPUWorker):
+        """Two CPU cores or two hundred: everything but the runner is vLLM's."""
+
+        def init_device(self) -> None:
+            if torch.cpu._is_amx_tile_supported():
+                # Without this, bf16 attention with AMX dies of SIGILL on kernels that ask for permission first.
+                torch.cpu._init_amx()
+            super().init_device()
+            self.model_runner = _make_runner(self)
+
+else:
+    from vllm.v1.worker.gpu_worker import Worker
+
+    class InfoGainWorker(Worker):  # type: ignore[no-redef]
+        """CUDA. Read against vLLM's worker, not run: this project's machines have no vLLM on a GPU."""
+
+        def _make_model_runner(self) -> InfoGainRunner:
+            return _make_runner(self)
+
+
+def _make_runner(worker) -> InfoGainRunner:
+    parse_knobs(server_defaults(worker.vllm_config))  # a bad server-wide default fails the start, not a request
+    return InfoGainRunner(worker.vllm_config, worker.device)

@@ -1,0 +1,78 @@
+"""Entry point of the vLLM plugin: `register()` runs in every vLLM process, and changes nothing until it is asked for.
+
+What it adds: our architectures in vLLM's model registry, the flag `--plugin infogain`, and a check at admission that
+acts only on engines whose scheduler is ours.
+"""
+
+import importlib
+import importlib.metadata
+from typing import Any
+
+VLLM_RANGE = ((0, 32), (0, 33))  # tested minors: from, up to but not including
+WORKER = "vllm_infogain.engine.worker.InfoGainWorker"
+SCHEDULER = "vllm_infogain.engine.scheduler.InfoGainScheduler"
+
+
+def register() -> None:
+    """Called by vLLM through the entry-point group `vllm.general_plugins`; may be called many times.
+
+    Raises:
+        RuntimeError: the installed vLLM is outside the tested range.
+    """
+    check_vllm_version(importlib.metadata.version("vllm"))
+    from transformers import AutoConfig
+    from vllm import ModelRegistry
+
+    from vllm_infogain.model_executors import CONFIGS, EXECUTORS
+    from vllm_infogain.patches import admission_check, plugin_flag
+
+    for model_type, (module, name) in CONFIGS.items():
+        AutoConfig.register(model_type, getattr(importlib.import_module(module), name), exist_ok=True)
+    for architecture, executor in EXECUTORS.items():
+        if architecture not in ModelRegistry.get_supported_archs():
+            ModelRegistry.register_model(architecture, executor)
+    plugin_flag.apply()
+    admission_check.apply()
+
+
+def check_vllm_version(version: str) -> None:
+    """Raise a RuntimeError with the remedy if `version` is outside VLLM_RANGE."""
+    low, high = VLLM_RANGE
+    minor = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
+    if not low <= minor < high:
+        span = f">={low[0]}.{low[1]},<{high[0]}.{high[1]}"
+        raise RuntimeError(f"vllm-infogain needs vllm{span}, found {version}: run pip install 'vllm{span}'")
+
+
+def engine_args() -> dict[str, Any]:
+    """Engine arguments that make a vLLM engine ours: `LLM(model, **engine_args())`."""
+    return {
+        "worker_cls": WORKER,
+        "scheduler_cls": SCHEDULER,
+        # A prompt is encoded together with its canvas: no prefix of it can be reused, and none can be run alone.
+        "enable_prefix_caching": False,
+        "enable_chunked_prefill": False,
+        # What a request wants next is known only from the logits.
+        "async_scheduling": False,
+        "enforce_eager": True,
+    }
+
+
+def embedded_args() -> dict[str, Any]:
+    """Further arguments for the model that ships in the package."""
+    from vllm_infogain.embedded import SERVED_NAME, model_path
+
+    return {
+        "model": str(model_path()),
+        "served_model_name": [SERVED_NAME],
+        "dtype": "float32",  # vLLM's "auto" would serve fp32 weights in bf16
+        "block_size": 32,  # the model's sequences are at most 64 long
+        "kv_cache_memory_bytes": 256 << 20,
+        "max_num_seqs": 64,
+        "max_num_batched_tokens": 8192,
+    }
+
+
+def is_active(vllm_config: Any) -> bool:
+    """Whether an engine was started with our scheduler."""
+    return vllm_config.scheduler_config.scheduler_cls == SCHEDULER

@@ -1,0 +1,1 @@
+"""Plain torch models and decoders: slow, simple, and what the fast paths are compared with."""

@@ -1,0 +1,47 @@
+"""What the samplers need to know of a row of logits. Pure functions on tensors; entropies in nats."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class RowStatistics:
+    """Per masked position, at temperature 1. Every field has the rows' leading shape, fp32 (tokens: int64)."""
+
+    entropy: torch.Tensor  # [...] nats
+    top_token: torch.Tensor  # [...] the most likely token, the lowest id of equals
+    top_probability: torch.Tensor  # [...]
+    margin: torch.Tensor  # [...] p1 - p2
+    log_normalizer: torch.Tensor  # [...] logsumexp of the logits
+
+    def __getitem__(self, index) -> "RowStatistics":
+        return RowStatistics(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    def reshape(self, *shape: int) -> "RowStatistics":
+        return RowStatistics(*(getattr(self, name).reshape(*shape) for name in self.__dataclass_fields__))
+
+
+def row_statistics(logits: torch.Tensor) -> RowStatistics:
+    """Statistics of logits [..., vocab], fp32; columns that may never be predicted hold -inf.
+
+    H = log Z - sum_v p_v * l_v, so that no tensor of log-probabilities is kept.
+    """
+    log_normalizer = logits.logsumexp(-1)
+    probabilities = (logits - log_normalizer.unsqueeze(-1)).exp_()
+    top_two = probabilities.topk(2, dim=-1).values
+    # 0 * -inf is nan: a forbidden column adds nothing to the entropy.
+    expected_logit = (probabilities * logits.clamp_min(torch.finfo(logits.dtype).min)).sum(-1)
+    return RowStatistics(
+        entropy=(log_normalizer - expected_logit).clamp_min_(0.0),
+        top_token=logits.argmax(-1),
+        top_probability=top_two[..., 0],
+        margin=top_two[..., 0] - top_two[..., 1],
+        log_normalizer=log_normalizer,
+    )
+
+
+def forbid_tokens(logits: torch.Tensor, token_ids: list[int]) -> torch.Tensor:
+    """Set the columns of tokens that must never be written (the mask token) to -inf, in place."""
+    logits[..., token_ids] = -torch.inf
+    return logits
