@@ -1,9 +1,13 @@
 """Check a request against what our engine can serve, before it enters the engine.
 
 Why: a platform's `validate_request` would see it too, but a plugin may not replace the platform; a logits processor's
-    `validate_params` sees neither the prompt nor max_tokens.
-How: wrap `InputProcessor.process_inputs`, which makes the complete request and whose errors vLLM turns into HTTP 400.
-    Acts only on engines whose scheduler is ours.
+    `validate_params` sees neither the prompt nor max_tokens. Three places, because vLLM has no single one:
+      - `InputProcessor.process_inputs` makes the complete request, offline and over HTTP.
+      - `AsyncLLM.generate` is called before a streamed response starts, but runs only after: a check in
+        `process_inputs` would come too late for HTTP 400.
+      - `to_sampling_params` of the HTTP requests is where a canvas too long for the model has just been cut to what
+        fits. A shorter canvas is another decoding, so the client's own figure is kept for the check.
+How: wrap each. The checks act only on engines whose scheduler is ours; the kept figure is an attribute nobody else reads.
 Upstream: no hook for per-request validation by a plugin.
 Remove when: vLLM lets a scheduler or model class validate requests at admission.
 """
@@ -12,17 +16,50 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.admission import check_request
-    from vllm_infogain.engine.compat import InputProcessor
-    from vllm_infogain.plugin import is_active
+    from vllm_infogain.engine.compat import AsyncLLM, ChatCompletionRequest, CompletionRequest, InputProcessor
 
-    def checked(process_inputs):
-        def wrapper(self, *args, **kwargs):
-            request = process_inputs(self, *args, **kwargs)
-            if is_active(self.vllm_config):
-                check_request(request, self.vllm_config)
-            return request
+    wrap_once(InputProcessor, "process_inputs", _check_complete_request)
+    wrap_once(AsyncLLM, "generate", _check_before_streaming)
+    wrap_once(CompletionRequest, "to_sampling_params", _keep_requested_canvas)
+    wrap_once(ChatCompletionRequest, "to_sampling_params", _keep_requested_canvas)
 
-        return wrapper
 
-    wrap_once(InputProcessor, "process_inputs", checked)
+def _check_complete_request(process_inputs):
+    def wrapper(self, *args, **kwargs):
+        from vllm_infogain.admission import check_request
+        from vllm_infogain.plugin import is_active
+
+        request = process_inputs(self, *args, **kwargs)
+        if is_active(self.vllm_config):
+            params, prompt = request.sampling_params, request.prompt_token_ids
+            check_request(params, prompt, self.vllm_config, lora_request=request.lora_request)
+        return request
+
+    return wrapper
+
+
+def _check_before_streaming(generate):
+    def wrapper(self, prompt, sampling_params, request_id, **kwargs):
+        from vllm_infogain.admission import check_request
+        from vllm_infogain.plugin import is_active
+
+        if is_active(self.vllm_config) and isinstance(prompt, dict) and "prompt_token_ids" in prompt:
+            check_request(
+                sampling_params,
+                prompt["prompt_token_ids"],
+                self.vllm_config,
+                lora_request=kwargs.get("lora_request"),
+                requested_canvas=getattr(sampling_params, "requested_canvas", None),
+            )
+        return generate(self, prompt, sampling_params, request_id, **kwargs)
+
+    return wrapper
+
+
+def _keep_requested_canvas(to_sampling_params):
+    def wrapper(self, *args, **kwargs):
+        params = to_sampling_params(self, *args, **kwargs)
+        params.requested_canvas = getattr(self, "max_completion_tokens", None) or self.max_tokens
+        return params
+
+    return wrapper

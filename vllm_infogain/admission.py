@@ -1,7 +1,7 @@
 """What is let in: a request is checked whole before it reaches the engine, so that nothing else can be harmed by it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm_infogain.engine.compat import SamplingParams, VLLMValidationError, VllmConfig
@@ -46,33 +46,42 @@ def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_confi
     )
 
 
-def check_request(request: Any, vllm_config: VllmConfig) -> None:
-    """Refuse an EngineCoreRequest that cannot be served as asked.
+def check_request(
+    params: Any,
+    prompt: Sequence[int] | None,
+    vllm_config: VllmConfig,
+    *,
+    lora_request: Any = None,
+    requested_canvas: int | None = None,
+) -> None:
+    """Refuse a request that cannot be served as asked.
+
+    Args:
+        params: SamplingParams, `max_tokens` filled in.
+        prompt: token ids.
+        vllm_config: of the engine it is for.
+        lora_request: the adapter asked for, if any.
+        requested_canvas: the client's own max_tokens, where the HTTP layer may have cut it down.
 
     Raises:
         VLLMValidationError (a ValueError; HTTP 400): names the parameter, its value and the remedy.
     """
     try:
-        _check(request, vllm_config)
+        if not isinstance(params, SamplingParams):
+            raise ParameterError("task", "pooling", "a masked diffusion model only generates; use LLM.generate")
+        if lora_request is not None:
+            raise ParameterError("lora_request", lora_request.lora_name, "LoRA is not supported; leave it out")
+        _check_sampling_fields(params)
+        decoding_params("", params, vllm_config)
+        _check_prompt(prompt, requested_canvas or params.max_tokens, vllm_config)
     except ParameterError as error:
         raise VLLMValidationError(str(error), parameter=error.parameter) from None
 
 
-def _check(request: Any, vllm_config: VllmConfig) -> None:
-    params = request.sampling_params
-    if params is None:
-        raise ParameterError("task", "pooling", "a masked diffusion model only generates; use LLM.generate")
-    if request.lora_request is not None:
-        raise ParameterError("lora_request", request.lora_request.lora_name, "LoRA is not supported; leave it out")
-    if request.prompt_embeds is not None:
-        raise ParameterError("prompt_embeds", "...", "give the prompt as text or token ids")
-    _check_sampling_fields(params)
-    decoding_params(request.request_id, params, vllm_config)
-
-    prompt, canvas = request.prompt_token_ids, params.max_tokens
+def _check_prompt(prompt: Sequence[int] | None, canvas: int, vllm_config: VllmConfig) -> None:
     limit = vllm_config.model_config.max_model_len
     if not prompt:
-        raise ParameterError("prompt", prompt, "give at least one token")
+        raise ParameterError("prompt", prompt, "give at least one token, as text or token ids")
     if len(prompt) + canvas > limit:
         raise ParameterError(
             "max_tokens", canvas,
@@ -82,7 +91,7 @@ def _check(request: Any, vllm_config: VllmConfig) -> None:
     mask_id = vllm_config.model_config.hf_config.mask_token_id
     if mask_id in prompt:
         raise ParameterError(
-            "prompt", f"token {mask_id} at position {prompt.index(mask_id)}",
+            "prompt", f"token {mask_id} at position {list(prompt).index(mask_id)}",
             "the prompt holds the mask token; the canvas follows the prompt, its length is max_tokens",
         )  # fmt: skip
 

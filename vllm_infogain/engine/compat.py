@@ -5,6 +5,8 @@
 
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.exceptions import VLLMValidationError
 from vllm.forward_context import set_forward_context
 from vllm.model_executor.model_loader import get_model
@@ -15,6 +17,7 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreEventType
+from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
 from vllm.v1.outputs import ModelRunnerOutput
@@ -28,6 +31,9 @@ from vllm.v1.worker.gpu.attn_utils import (
 )
 
 __all__ = [
+    "AsyncLLM",
+    "ChatCompletionRequest",
+    "CompletionRequest",
     "EngineArgs",
     "EngineCoreEventType",
     "InputProcessor",
