@@ -29,7 +29,8 @@ class InfoGainScheduler(Scheduler):
         super().__init__(*args, **kwargs)
         self.use_v2_model_runner = True  # spares a copy of every token per step that only vLLM's V1 runner reads
         self._wanted: dict[str, int] = {}  # sequences each request wants evaluated next
-        self._most_wanted: dict[str, int] = {}  # the largest group a request can ask for
+        self._largest_group: dict[str, int] = {}  # sequences a request can come to want
+        self._known_to_worker: set[str] = set()
         self._reports: dict[str, dict] = {}  # the newest report of each request
         self._scratch: list = []  # pages lent for the step under way
 
@@ -39,12 +40,13 @@ class InfoGainScheduler(Scheduler):
         super().add_request(request)
         params = decoding_params(request.request_id, request.sampling_params, self.vllm_config)
         self._wanted[request.request_id] = 1
-        self._most_wanted[request.request_id] = params.num_candidates if params.looks_ahead else 1
+        self._largest_group[request.request_id] = params.num_candidates if params.looks_ahead else 1
 
     def _free_request(self, request: Request, delay_free_blocks: bool = False):
         kv_transfer_params, ec_transfer_params = super()._free_request(request, delay_free_blocks)
         self._wanted.pop(request.request_id, None)
-        self._most_wanted.pop(request.request_id, None)
+        self._largest_group.pop(request.request_id, None)
+        self._known_to_worker.discard(request.request_id)
         report = self._reports.pop(request.request_id, None)
         if report is not None:
             # vLLM carries this dictionary from the scheduler to RequestOutput and the HTTP response untouched.
@@ -56,85 +58,73 @@ class InfoGainScheduler(Scheduler):
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         self.current_step += 1
         self.kv_cache_manager.new_step_starts()
+        self._admit()
         budget = 0 if self._pause_state == PauseState.PAUSED_ALL else self.max_num_scheduled_tokens
         groups: dict[str, GroupPlan] = {}
-
-        scheduled_running, passed_over = [], []
+        planned, passed_over = [], []
         for request in self.running:
-            group = self._plan_group(request, budget, whole_budget=not groups)
+            group = self._plan_group(request, budget, first=not groups)
             if group is None:
                 passed_over.append(request)
-                continue
-            groups[request.request_id] = group
-            budget -= self._rows(request, group)
-            scheduled_running.append(request)
-
-        admitted = self._admit(budget, groups)
+            else:
+                planned.append(request)
+                groups[request.request_id] = group
+                budget -= self._rows(request, group)
         # Whoever was passed over comes first next time: no request waits for another's whole generation.
-        self.running = passed_over + scheduled_running + admitted
-        return self._step_plan(groups, scheduled_running, admitted)
+        self.running = passed_over + planned
+        return self._step_plan(groups, planned)
 
-    def _plan_group(self, request: Request, budget: int, whole_budget: bool) -> GroupPlan | None:
-        """The part of the request's group that fits, or None. A group is cut only if it is first in the step:
-        then it is larger than the whole budget or the free pages, and waiting would not help."""
+    def _admit(self) -> None:
+        """Move waiting requests to running while pages and seats last. Rows are no condition: running ones take turns."""
+        seats = min(self.max_num_running_reqs, self.max_num_active_reqs)
+        while self.waiting and len(self.running) < seats and self._pause_state == PauseState.UNPAUSED:
+            request = self.waiting.peek_request()
+            scratch = max(
+                (self._largest_group[other.request_id] - 1) * self._pages(other) for other in (*self.running, request)
+            )
+            blocks = self.kv_cache_manager.allocate_slots(
+                request,
+                self._length(request),
+                # Leave room for the largest group, so that look-ahead is evaluated whole; a lone request takes what is.
+                reserved_blocks=scratch if self.running else 0,
+            )
+            if blocks is None:
+                return
+            self.waiting.pop_request()
+            self.running.append(request)
+            request.status = RequestStatus.RUNNING
+            if request.prefill_stats and request.num_preemptions == 0:
+                request.prefill_stats.set(
+                    num_prompt_tokens=request.num_prompt_tokens, num_local_cached_tokens=0, num_external_cached_tokens=0
+                )
+            if self.log_stats:
+                request.record_event(EngineCoreEventType.SCHEDULED, time.monotonic())
+
+    def _plan_group(self, request: Request, budget: int, first: bool) -> GroupPlan | None:
+        """The part of the request's group that fits, or None. Only the first group of a step may be cut: it is larger
+        than the whole budget or the free pages, and waiting would not help."""
         wanted = self._wanted[request.request_id]
         fitting = min(wanted, budget // self._length(request), 1 + self._free_pages() // self._pages(request))
-        if fitting < wanted and not whole_budget:
+        if fitting == 0 or (fitting < wanted and not first):
             return None
-        if fitting == 0:
-            return None
-        own = tuple(self.kv_cache_manager.get_block_ids(request.request_id)[0])
-        pages = [own]
+        pages = [tuple(self.kv_cache_manager.get_block_ids(request.request_id)[0])]
         for _ in range(fitting - 1):
             scratch = self.kv_cache_manager.block_pool.get_new_blocks(self._pages(request))
             self._scratch += scratch
             pages.append(tuple(block.block_id for block in scratch))
         return GroupPlan(tuple(pages))
 
-    def _admit(self, budget: int, groups: dict[str, GroupPlan]) -> list[Request]:
-        """Move waiting requests to running while rows, pages and seats last; plan the first forward of each."""
-        admitted: list[Request] = []
-        seats = min(self.max_num_running_reqs, self.max_num_active_reqs) - len(self.running)
-        while self.waiting and len(admitted) < seats and self._pause_state == PauseState.UNPAUSED:
-            request = self.waiting.peek_request()
-            if self._length(request) > budget:
-                break
-            reserved = max(
-                (self._most_wanted[other.request_id] - 1) * self._pages(other)
-                for other in (*self.running, *admitted, request)
-            )
-            blocks = self.kv_cache_manager.allocate_slots(
-                request,
-                self._length(request),
-                # Room for the largest group, so that look-ahead is evaluated whole; nobody to wait for if idle.
-                reserved_blocks=reserved if self.running or admitted else 0,
-            )
-            if blocks is None:
-                break
-            self.waiting.pop_request()
-            admitted.append(request)
-            groups[request.request_id] = group = GroupPlan((tuple(blocks.get_block_ids()[0]),))
-            budget -= self._rows(request, group)
-            if self.log_stats:
-                request.record_event(EngineCoreEventType.SCHEDULED, time.monotonic())
-        return admitted
-
-    def _step_plan(self, groups: dict[str, GroupPlan], running: list[Request], admitted: list[Request]) -> StepPlan:
-        fresh = [request for request in admitted if request.status == RequestStatus.WAITING]
-        resumed = [request for request in admitted if request.status != RequestStatus.WAITING]
-        for request in admitted:
-            request.status = RequestStatus.RUNNING
-            if request.prefill_stats and request.num_preemptions == 0:
-                request.prefill_stats.set(
-                    num_prompt_tokens=request.num_prompt_tokens, num_local_cached_tokens=0, num_external_cached_tokens=0
-                )
-        rows = {request.request_id: self._rows(request, groups[request.request_id]) for request in running + admitted}
-        blocks = {request_id: self.kv_cache_manager.get_blocks(request_id) for request_id in rows}
+    def _step_plan(self, groups: dict[str, GroupPlan], planned: list[Request]) -> StepPlan:
+        unknown = [request for request in planned if request.request_id not in self._known_to_worker]
+        known = [request for request in planned if request.request_id in self._known_to_worker]
+        self._known_to_worker.update(groups)
+        rows = {request.request_id: self._rows(request, groups[request.request_id]) for request in planned}
+        blocks = {request_id: self.kv_cache_manager.get_blocks(request_id) for request_id in groups}
         plan = StepPlan(
             scheduled_new_reqs=[
-                NewRequestData.from_request(request, blocks[request.request_id].get_block_ids()) for request in fresh
+                NewRequestData.from_request(request, blocks[request.request_id].get_block_ids()) for request in unknown
             ],
-            scheduled_cached_reqs=self._make_cached_request_data(running, resumed, rows, {}, blocks),
+            scheduled_cached_reqs=self._make_cached_request_data(known, [], rows, {}, blocks),
             num_scheduled_tokens=rows,
             total_num_scheduled_tokens=sum(rows.values()),
             scheduled_spec_decode_tokens={},

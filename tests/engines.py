@@ -1,0 +1,98 @@
+"""Starting and stopping real vLLM engines inside the test process."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import vllm_infogain
+from vllm_infogain.embedded.tokenizer import MASK, VOCAB
+from vllm_infogain.reference import oracle
+from vllm_infogain.reference.llada import LLaDA
+
+MASK_ID = VOCAB[MASK]
+
+
+@contextlib.contextmanager
+def running(checkpoint: Path | None, **engine_args: Any) -> Iterator["Engine"]:
+    """An engine serving a checkpoint (None: the embedded model), with the plain model beside it."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    from vllm_infogain.embedded import model_path
+
+    settings = {"dtype": "float32", "block_size": 32, "kv_cache_memory_bytes": 64 << 20, "disable_log_stats": True}
+    llm = vllm_infogain.load_llm(str(checkpoint) if checkpoint else None, **(settings | engine_args))
+    try:
+        yield Engine(llm, LLaDA.from_checkpoint(checkpoint or model_path()))
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        cleanup_dist_env_and_memory()
+
+
+@dataclass
+class Job:
+    """One request: a prompt and its parameters; `ignore_eos` by default, so that the whole canvas is compared."""
+
+    prompt: str
+    knobs: dict[str, Any]
+    max_tokens: int = 16
+    temperature: float = 0.0
+    seed: int | None = None
+    ignore_eos: bool = True
+
+    def sampling_params(self):
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            ignore_eos=self.ignore_eos,
+            extra_args={**self.knobs, "return_trajectory": True},
+        )
+
+
+@dataclass
+class Engine:
+    llm: Any
+    model: LLaDA
+
+    def run(self, jobs: list[Job]) -> list[Any]:
+        """Through `LLM.generate`, in one batch."""
+        prompts, params = [job.prompt for job in jobs], [job.sampling_params() for job in jobs]
+        return self.llm.generate(prompts, params, use_tqdm=False)
+
+    def oracle(self, job: Job) -> oracle.OracleResult:
+        from vllm_infogain.admission import decoding_params
+
+        prompt = self.llm.get_tokenizer().encode(job.prompt)
+        params = decoding_params("", job.sampling_params(), self.llm.llm_engine.vllm_config)
+        return oracle.decode(self.model, prompt, params, MASK_ID)
+
+    @property
+    def scheduler(self):
+        return self.llm.llm_engine.engine_core.engine_core.scheduler
+
+    @property
+    def runner(self):
+        worker = self.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker
+        return worker.model_runner
+
+    def free_pages(self) -> int:
+        return self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
+
+
+def assert_matches_oracle(engine: Engine, job: Job, output: Any) -> None:
+    """Equal tokens in equal order, equal J of every candidate to 1e-4, equal cumulative entropy."""
+    expected = engine.oracle(job)
+    report = vllm_infogain.report(output)
+    assert list(output.outputs[0].token_ids) == expected.tokens, job
+    assert [step["positions"] for step in report["trajectory"]] == [step.positions for step in expected.steps]
+    for step, plain in zip(report["trajectory"], expected.steps, strict=True):
+        assert len(step["objective"]) == len(plain.objective)
+        torch.testing.assert_close(torch.tensor(step["objective"]), torch.tensor(plain.objective), atol=1e-4, rtol=0)
+    assert abs(report["cumulative_entropy"] - expected.cumulative_entropy) < 1e-3
