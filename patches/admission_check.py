@@ -7,7 +7,7 @@ Why: a platform's `validate_request` would see it too, but a plugin may not repl
         `process_inputs` would come too late for HTTP 400.
       - `to_sampling_params` of the HTTP requests is where a canvas too long for the model has just been cut to what
         fits. A shorter canvas is another decoding, so the client's own figure is kept for the check.
-How: wrap each. The checks act only on engines whose scheduler is ours; the kept figure is an attribute nobody else reads.
+How: wrap each. The checks act only on engines whose scheduler is ours; nobody else reads the kept figure.
 Upstream: no hook for per-request validation by a plugin.
 Remove when: vLLM lets a scheduler or model class validate requests at admission.
 """

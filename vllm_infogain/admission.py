@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vllm_infogain.engine.compat import SamplingParams, VLLMValidationError, VllmConfig
-from vllm_infogain.params import DecodingParams, ParameterError, parse_params
+from vllm_infogain.engine.compat import SamplingParams, VllmConfig, VLLMValidationError
+from vllm_infogain.params import DecodingParams, ParameterError, parse_knobs, parse_params
 
 # Fields of SamplingParams that are honoured, here or by vLLM's own output processor. Any other field must keep its
 # default: what cannot be honoured is refused, never ignored.
@@ -33,6 +33,7 @@ def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_confi
 
     Without a seed a request at temperature 0 is deterministic (seed 0), any other is seeded by its unique id.
     """
+    assert sampling_params.max_tokens is not None, "vLLM fills it in before the engine sees a request"
     seed = sampling_params.seed
     if seed is None:
         digest = hashlib.blake2b(f"{vllm_config.model_config.seed}/{request_id}".encode(), digest_size=6).digest()
@@ -44,6 +45,36 @@ def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_confi
         seed=seed,
         canvas_length=sampling_params.max_tokens,
     )
+
+
+def check_engine(vllm_config: VllmConfig) -> None:
+    """Refuse, at start-up, a configuration that the engine would serve wrongly or not at all.
+
+    Raises:
+        ParameterError (a ValueError): names the setting, its value and the remedy.
+    """
+    config = vllm_config
+    longest, budget = config.model_config.max_model_len, config.scheduler_config.max_num_batched_tokens
+    refused = {
+        "enable_prefix_caching": config.cache_config.enable_prefix_caching,
+        "async_scheduling": config.scheduler_config.async_scheduling,
+        "enable_lora": config.lora_config is not None,
+        "speculative_config": config.speculative_config is not None,
+        "kv_transfer_config": config.kv_transfer_config is not None,
+        "pipeline_parallel_size": config.parallel_config.pipeline_parallel_size > 1,
+    }
+    for name, is_on in refused.items():
+        if is_on:
+            raise ParameterError(name, is_on, "not supported with masked diffusion; leave it out")
+    if budget < longest:
+        raise ParameterError(
+            "max_num_batched_tokens", budget, f"a whole sequence runs at once; give at least max_model_len={longest}"
+        )
+    if getattr(config.model_config.hf_config, "mask_token_id", None) is None:
+        raise ParameterError(
+            "model", config.model_config.model, "its config has no mask_token_id; give a masked diffusion model"
+        )
+    parse_knobs(server_defaults(config))
 
 
 def check_request(
@@ -73,7 +104,7 @@ def check_request(
             raise ParameterError("lora_request", lora_request.lora_name, "LoRA is not supported; leave it out")
         _check_sampling_fields(params)
         decoding_params("", params, vllm_config)
-        _check_prompt(prompt, requested_canvas or params.max_tokens, vllm_config)
+        _check_prompt(prompt, requested_canvas or params.max_tokens or 0, vllm_config)
     except ParameterError as error:
         raise VLLMValidationError(str(error), parameter=error.parameter) from None
 

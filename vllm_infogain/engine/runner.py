@@ -4,6 +4,8 @@ Step logic lives here and not in the worker, because one of vLLM's Ray paths cal
 parallelism every rank gathers the logits and decides alike, from the same per-request seeds.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -37,7 +39,7 @@ class InfoGainRunner:
         self.device = device
         self.mask_id: int = vllm_config.model_config.hf_config.mask_token_id
         self.decoders: dict[str, Decoder] = {}
-        self.model: nn.Module
+        self.model: Any  # vLLM's model interface over nn.Module
         self.kv_caches: list[torch.Tensor] = []
         self.model_memory_usage = 0
         self.lora_config = None
@@ -52,7 +54,8 @@ class InfoGainRunner:
         groups = []
         for request_id, group in plan.groups.items():
             pending = self.decoders[request_id].pending
-            assert pending is not None and len(group.pages) <= pending.remaining
+            assert pending is not None
+            assert len(group.pages) <= pending.remaining
             tokens, masked = pending.part(len(group.pages))
             groups.append(SequenceGroup(request_id, tokens, masked, group.pages))
         batch = build_batch(groups, self.page_size, self.device)
@@ -89,6 +92,8 @@ class InfoGainRunner:
             self.decoders.pop(request_id, None)
         # A preempted request only loses its pages; its decoder stays and goes on where it was.
         for new in plan.scheduled_new_reqs:
+            assert new.sampling_params is not None
+            assert new.prompt_token_ids is not None
             params = decoding_params(new.req_id, new.sampling_params, self.vllm_config)
             self.decoders[new.req_id] = Decoder(new.prompt_token_ids, params, self.mask_id)
 
@@ -127,12 +132,13 @@ class InfoGainRunner:
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         return get_kv_cache_spec(self.vllm_config)
 
-    def initialize_kv_cache(self, kv_cache_config: KVCacheConfig, kv_cache_allocation_context=None, **_) -> None:
+    def initialize_kv_cache(self, kv_cache_config: KVCacheConfig, kv_cache_allocation_context=None, **_unused) -> None:
         assert len(kv_cache_config.kv_cache_groups) == 1, "all layers of these models attend alike"
         self.kv_cache_config = kv_cache_config
         self.page_size: int = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
         with set_current_vllm_config(self.vllm_config):
-            self.attn_groups, _, kernel_block_sizes = init_attn_backend(kv_cache_config, self.vllm_config, self.device)
+            groups, _, kernel_block_sizes = init_attn_backend(kv_cache_config, self.vllm_config, self.device)
+        self.attn_groups = groups
         assert kernel_block_sizes[0] == self.page_size, "the attention kernel splits pages; page tables would differ"
         caches = init_kv_cache(
             self.vllm_config.compilation_config.static_forward_context,
@@ -156,7 +162,7 @@ class InfoGainRunner:
         self.profile_run()
 
     @torch.inference_mode()
-    def _dummy_run(self, rows: int, **_) -> torch.Tensor:
+    def _dummy_run(self, rows: int, **_unused) -> torch.Tensor:
         """A forward of `rows` rows without attention: memory profiling, and idle ranks of data parallelism."""
         ids = torch.zeros(rows, dtype=torch.int64, device=self.device)
         with set_forward_context(None, self.vllm_config, num_tokens=rows):

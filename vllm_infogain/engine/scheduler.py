@@ -13,6 +13,7 @@ import time
 from vllm_infogain.admission import decoding_params
 from vllm_infogain.engine.compat import (
     EngineCoreEventType,
+    ModelRunnerOutput,
     NewRequestData,
     PauseState,
     Request,
@@ -38,6 +39,7 @@ class InfoGainScheduler(Scheduler):
 
     def add_request(self, request: Request) -> None:
         super().add_request(request)
+        assert request.sampling_params is not None
         params = decoding_params(request.request_id, request.sampling_params, self.vllm_config)
         self._wanted[request.request_id] = 1
         self._largest_group[request.request_id] = params.num_candidates if params.looks_ahead else 1
@@ -75,7 +77,7 @@ class InfoGainScheduler(Scheduler):
         return self._step_plan(groups, planned)
 
     def _admit(self) -> None:
-        """Move waiting requests to running while pages and seats last. Rows are no condition: running ones take turns."""
+        """Move waiting requests to running while pages and seats last. Rows are no condition: turns are taken."""
         seats = min(self.max_num_running_reqs, self.max_num_active_reqs)
         while self.waiting and len(self.running) < seats and self._pause_state == PauseState.UNPAUSED:
             request = self.waiting.peek_request()
@@ -143,14 +145,15 @@ class InfoGainScheduler(Scheduler):
         for request_id in scheduler_output.num_scheduled_tokens:
             self.requests[request_id].num_computed_tokens = 0
 
-    def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: StepResult):
+    def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput):
         self.kv_cache_manager.block_pool.free_blocks(self._scratch)
         self._scratch = []
-        for request_id, wanted in getattr(model_runner_output, "sequences_wanted", {}).items():
-            if request_id in self._wanted:  # else aborted while the step ran
-                self._wanted[request_id] = wanted
-                if request_id in model_runner_output.reports:
-                    self._reports[request_id] = model_runner_output.reports[request_id]
+        if isinstance(model_runner_output, StepResult):  # else nothing ran
+            for request_id, wanted in model_runner_output.sequences_wanted.items():
+                if request_id in self._wanted:  # else aborted while the step ran
+                    self._wanted[request_id] = wanted
+                    if request_id in model_runner_output.reports:
+                        self._reports[request_id] = model_runner_output.reports[request_id]
         return super().update_from_output(scheduler_output, model_runner_output)
 
     # Sizes.

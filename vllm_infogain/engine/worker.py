@@ -2,10 +2,9 @@
 
 import torch
 
-from vllm_infogain.admission import server_defaults
+from vllm_infogain.admission import check_engine
 from vllm_infogain.engine.compat import current_platform
 from vllm_infogain.engine.runner import InfoGainRunner
-from vllm_infogain.params import parse_knobs
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker
@@ -18,7 +17,7 @@ if current_platform.is_cpu():
                 # Without this, bf16 attention with AMX dies of SIGILL on kernels that ask for permission first.
                 torch.cpu._init_amx()
             super().init_device()
-            self.model_runner = _make_runner(self)
+            self.model_runner = _make_runner(self)  # type: ignore[assignment]
 
 else:
     from vllm.v1.worker.gpu_worker import Worker
@@ -26,10 +25,10 @@ else:
     class InfoGainWorker(Worker):  # type: ignore[no-redef]
         """CUDA. Read against vLLM's worker, not run: this project's machines have no vLLM on a GPU."""
 
-        def _make_model_runner(self) -> InfoGainRunner:
+        def _make_model_runner(self) -> InfoGainRunner:  # type: ignore[override]
             return _make_runner(self)
 
 
 def _make_runner(worker) -> InfoGainRunner:
-    parse_knobs(server_defaults(worker.vllm_config))  # a bad server-wide default fails the start, not a request
+    check_engine(worker.vllm_config)
     return InfoGainRunner(worker.vllm_config, worker.device)

