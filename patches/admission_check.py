@@ -16,12 +16,12 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine.compat import AsyncLLM, ChatCompletionRequest, CompletionRequest, InputProcessor
+    from vllm_infogain.engine import compat
 
-    wrap_once(InputProcessor, "process_inputs", _check_complete_request)
-    wrap_once(AsyncLLM, "generate", _check_before_streaming)
-    wrap_once(CompletionRequest, "to_sampling_params", _keep_requested_canvas)
-    wrap_once(ChatCompletionRequest, "to_sampling_params", _keep_requested_canvas)
+    wrap_once(compat.InputProcessor, "process_inputs", _check_complete_request)
+    wrap_once(compat.AsyncLLM, "generate", _check_before_streaming)
+    for request in (compat.CompletionRequest, compat.ChatCompletionRequest, compat.ResponsesRequest):
+        wrap_once(request, "to_sampling_params", _keep_requested_canvas)
 
 
 def _check_complete_request(process_inputs):
@@ -59,7 +59,8 @@ def _check_before_streaming(generate):
 def _keep_requested_canvas(to_sampling_params):
     def wrapper(self, *args, **kwargs):
         params = to_sampling_params(self, *args, **kwargs)
-        params.requested_canvas = getattr(self, "max_completion_tokens", None) or self.max_tokens
+        names = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+        params.requested_canvas = next((size for name in names if (size := getattr(self, name, None))), None)
         return params
 
     return wrapper

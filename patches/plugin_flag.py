@@ -1,51 +1,65 @@
 """The flag `--plugin infogain`: makes an engine ours, and serves the embedded model if no other is named.
 
 Why: vLLM has flags for the worker and the scheduler class, but none that sets a consistent group of them.
-How: wrap `EngineArgs.add_cli_args`. General plugins are loaded right before it builds its parser. The flag's action
-    sets the other flags' values where they are still at their defaults, so that explicit ones win, wherever they stand.
+How: wrap `EngineArgs.add_cli_args`; general plugins are loaded right before it builds its parser. Once that parser has
+    read a command line with the flag, the other settings take our values unless the command line gives them.
 Upstream: none.
 Remove when: vLLM gains presets of engine arguments.
 """
 
 import argparse
-from typing import Any
+import sys
+from collections.abc import Sequence
 
 from vllm_infogain.patches import wrap_once
-
-
-class UsePlugin(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        from vllm_infogain.plugin import embedded_args, engine_args
-
-        setattr(namespace, self.dest, values)
-        presets = engine_args()
-        named = getattr(namespace, "model_tag", None) is not None
-        if not named and getattr(namespace, "model", None) == parser.get_default("model"):
-            presets |= embedded_args()
-        for name, value in presets.items():
-            _preset(parser, namespace, name, value)
-
-
-def _preset(parser: argparse.ArgumentParser, namespace: argparse.Namespace, name: str, value: Any) -> None:
-    if getattr(namespace, name) == parser.get_default(name):
-        setattr(namespace, name, value)
 
 
 def apply() -> None:
     from vllm_infogain.engine.compat import EngineArgs
 
-    def with_flag(add_cli_args):
-        def wrapper(parser):
-            parser = add_cli_args(parser)
-            if "--plugin" not in parser._option_string_actions:
-                parser.add_argument(
-                    "--plugin",
-                    choices=["infogain"],
-                    action=UsePlugin,
-                    help="Decode masked diffusion models with vllm-infogain; without a model, serve infogain-tiny.",
-                )
-            return parser
+    wrap_once(EngineArgs, "add_cli_args", _with_flag)
 
-        return wrapper
 
-    wrap_once(EngineArgs, "add_cli_args", with_flag)
+def _with_flag(add_cli_args):
+    def wrapper(parser):
+        parser = add_cli_args(parser)
+        if "--plugin" not in parser._option_string_actions:
+            parser.add_argument(
+                "--plugin",
+                choices=["infogain"],
+                help="Decode masked diffusion models with vllm-infogain; without a model, serve infogain-tiny.",
+            )
+            # On the instance: this parser only, whether it reads a whole command line or that of a subcommand.
+            parser.parse_known_args = _then_preset(parser, parser.parse_known_args)
+        return parser
+
+    return wrapper
+
+
+def _then_preset(parser: argparse.ArgumentParser, parse_known_args):
+    def wrapper(args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        namespace, rest = parse_known_args(args, namespace)
+        if getattr(namespace, "plugin", None) == "infogain":
+            _preset(parser, namespace, args)
+        return namespace, rest
+
+    return wrapper
+
+
+def _preset(parser: argparse.ArgumentParser, namespace: argparse.Namespace, args: Sequence[str]) -> None:
+    from vllm_infogain.plugin import embedded_args, engine_args
+
+    presets = engine_args()
+    if getattr(namespace, "model_tag", None) is None and not _is_given(parser, "model", args):
+        presets |= embedded_args()
+    for name, value in presets.items():
+        if not _is_given(parser, name, args):
+            setattr(namespace, name, value)
+
+
+def _is_given(parser: argparse.ArgumentParser, name: str, args: Sequence[str]) -> bool:
+    """Whether the command line sets a parameter itself, perhaps to its default; argparse allows abbreviations."""
+    options = {option for action in parser._actions if action.dest == name for option in action.option_strings}
+    flags = {arg.split("=", 1)[0] for arg in args if arg.startswith("-")}
+    return any(option == flag or (len(flag) > 3 and option.startswith(flag)) for option in options for flag in flags)

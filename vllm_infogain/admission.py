@@ -6,6 +6,7 @@ from typing import Any
 
 from vllm_infogain.engine.compat import SamplingParams, VllmConfig, VLLMValidationError
 from vllm_infogain.params import DecodingParams, ParameterError, parse_knobs, parse_params
+from vllm_infogain.plugin import is_active
 
 # Fields of SamplingParams that are honoured, here or by vLLM's own output processor. Any other field must keep its
 # default: what cannot be honoured is refused, never ignored.
@@ -66,6 +67,9 @@ def check_engine(vllm_config: VllmConfig) -> None:
     for name, is_on in refused.items():
         if is_on:
             raise ParameterError(name, is_on, "not supported with masked diffusion; leave it out")
+    if not is_active(config):
+        scheduler = config.scheduler_config.scheduler_cls
+        raise ParameterError("scheduler_cls", scheduler, "our worker needs our scheduler; leave it out")
     if budget < longest:
         raise ParameterError(
             "max_num_batched_tokens", budget, f"a whole sequence runs at once; give at least max_model_len={longest}"
@@ -119,6 +123,11 @@ def _check_prompt(prompt: Sequence[int] | None, canvas: int, vllm_config: VllmCo
             f"prompt ({len(prompt)} tokens) + canvas must fit the model length of {limit}: "
             f"give at most {limit - len(prompt)}, or shorten the prompt",
         )  # fmt: skip
+    vocabulary = vllm_config.model_config.get_vocab_size()
+    if not 0 <= min(prompt) <= max(prompt) < vocabulary:
+        raise ParameterError(
+            "prompt", [min(prompt), max(prompt)], f"outside the vocabulary; give token ids from 0 to {vocabulary - 1}"
+        )
     mask_id = vllm_config.model_config.hf_config.mask_token_id
     if mask_id in prompt:
         raise ParameterError(

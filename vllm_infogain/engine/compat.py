@@ -7,6 +7,7 @@ from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.exceptions import VLLMValidationError
 from vllm.forward_context import set_forward_context
 from vllm.model_executor.model_loader import get_model
@@ -44,6 +45,7 @@ __all__ = [
     "PauseState",
     "Request",
     "RequestStatus",
+    "ResponsesRequest",
     "SamplingParams",
     "Scheduler",
     "SchedulerOutput",

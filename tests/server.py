@@ -1,0 +1,72 @@
+"""A real `vllm serve` for tests."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+VLLM = Path(sys.executable).parent / "vllm"
+
+
+@contextmanager
+def serve(*arguments: str, seconds: float = 240) -> Iterator[str]:
+    """Run `vllm serve *arguments`; yields the server's base URL once it is healthy.
+
+    Args:
+        arguments: of `vllm serve`; host and port are added.
+        seconds: deadline of the start.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(VLLM), "serve", *arguments, "--host", "127.0.0.1", "--port", str(port)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # engine core and worker in processes of their own
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_until_healthy(process, url, time.monotonic() + seconds)
+            yield url
+            assert process.poll() is None, f"the server died with code {process.returncode}"
+        except BaseException:
+            log.seek(0)
+            print(log.read().decode(errors="replace")[-12000:])
+            raise
+        finally:
+            _stop(process)
+
+
+def is_healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=10) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _wait_until_healthy(process: subprocess.Popen, url: str, deadline: float) -> None:
+    while not is_healthy(url):
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with code {process.returncode} before it was healthy")
+        if time.monotonic() > deadline:
+            raise TimeoutError("the server did not become healthy in time")
+        time.sleep(0.5)
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """End the server and whatever it started: it leads a process group of its own."""
+    process.send_signal(signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=20)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

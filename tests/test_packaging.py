@@ -1,0 +1,45 @@
+"""What is installed is one distribution, with the model in it, whose algorithm needs no vLLM."""
+
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    subprocess.run(command, check=True)
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_only_one_package_lands_in_site_packages(wheel: zipfile.ZipFile):
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"vllm_infogain"}
+
+
+def test_every_module_and_the_model_are_in_the_wheel(wheel: zipfile.ZipFile):
+    names = set(wheel.namelist())
+    folders = {"vllm_infogain": ".", "model_executors": "vllm_infogain", "patches": "vllm_infogain"}
+    for folder, parent in folders.items():
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in {".py", ".json", ".safetensors", ".jinja", ".md"}:
+                assert (Path(parent) / path.relative_to(ROOT)).as_posix() in names
+    assert sum(wheel.getinfo(name).file_size for name in names if "/embedded/model/" in name) < 10_000_000
+
+
+def test_vllm_finds_the_plugin_and_only_an_extra_needs_vllm(wheel: zipfile.ZipFile):
+    (info,) = {name.split("/")[0] for name in wheel.namelist() if name.split("/")[0].endswith(".dist-info")}
+    entry_points = wheel.read(f"{info}/entry_points.txt").decode()
+    assert "[vllm.general_plugins]\ninfogain = vllm_infogain.plugin:register" in entry_points
+    metadata = Parser().parsestr(wheel.read(f"{info}/METADATA").decode())
+    needs_vllm = [line for line in metadata.get_all("Requires-Dist") if line.startswith("vllm")]
+    assert len(needs_vllm) == 1
+    assert 'extra == "cuda"' in needs_vllm[0]

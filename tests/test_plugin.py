@@ -1,0 +1,233 @@
+"""The plugin's entry: the version it accepts, the flag it adds, and that it leaves everything else alone."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import tomllib
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.plugins import load_general_plugins
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+import vllm_infogain
+from vllm_infogain import plugin
+from vllm_infogain.embedded import SERVED_NAME, model_path
+from vllm_infogain.embedded.tokenizer import BOS, EOS, VOCAB, save_tokenizer
+from vllm_infogain.engine.compat import (
+    AsyncLLM,
+    ChatCompletionRequest,
+    CompletionRequest,
+    EngineArgs,
+    InputProcessor,
+)
+
+ROOT = Path(vllm_infogain.__file__).parents[1]
+
+
+def run_python(code: str, *arguments: str, **environment: str) -> dict:
+    """Run code in a fresh interpreter; returns the JSON of its last line."""
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        check=False, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-6000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+# Versions.
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.1", "0.32.0+cpu", "0.32.4.post1", "0.32.0rc1"])
+def test_a_tested_vllm_is_accepted(version):
+    plugin.check_vllm_version(version)
+
+
+@pytest.mark.parametrize("version", ["0.31.9", "0.33.0", "0.33.0rc1+cpu", "0.4.0", "1.32.0"])
+def test_an_untested_vllm_is_refused_with_the_remedy(version):
+    with pytest.raises(RuntimeError) as refusal:
+        plugin.check_vllm_version(version)
+    assert f"found {version}" in str(refusal.value)
+    assert "pip install 'vllm>=0.32,<0.33'" in str(refusal.value)
+
+
+def test_the_accepted_range_is_the_one_the_package_asks_for():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    low, high = (".".join(map(str, version)) for version in plugin.VLLM_RANGE)
+    assert extras["cuda"] == [f"vllm>={low},<{high}"]
+
+
+# Registration.
+
+
+def test_registering_twice_changes_nothing_the_second_time():
+    seams = {
+        EngineArgs: "add_cli_args",
+        InputProcessor: "process_inputs",
+        AsyncLLM: "generate",
+        CompletionRequest: "to_sampling_params",
+        ChatCompletionRequest: "to_sampling_params",
+    }
+    plugin.register()
+    wrapped = {owner: getattr(owner, name) for owner, name in seams.items()}
+    plugin.register()
+    assert {owner: getattr(owner, name) for owner, name in seams.items()} == wrapped
+    for wrapper in wrapped.values():
+        assert wrapper._wrapped_by_infogain
+        assert not hasattr(wrapper.__wrapped__, "_wrapped_by_infogain")
+
+
+# The flag.
+
+
+def parse_serve(*arguments: str) -> Namespace:
+    """What `vllm serve *arguments` parses, by the parser it builds."""
+    load_general_plugins()
+    parser = FlexibleArgumentParser()
+    ServeSubcommand().subparser_init(parser.add_subparsers(required=False, dest="subparser"))
+    return parser.parse_args(["serve", *arguments])
+
+
+def parse_api_server(*arguments: str) -> Namespace:
+    """What `python -m vllm.entrypoints.openai.api_server *arguments` parses."""
+    load_general_plugins()
+    return make_arg_parser(FlexibleArgumentParser()).parse_args(list(arguments))
+
+
+def changes(namespace: Namespace, plain: Namespace) -> dict:
+    return {name: value for name, value in vars(namespace).items() if value != getattr(plain, name)}
+
+
+def test_the_flag_makes_the_engine_ours_and_leaves_the_model_alone():
+    changed = changes(parse_serve("some/model", "--plugin", "infogain"), parse_serve("some/model"))
+    assert changed == plugin.engine_args() | {"plugin": "infogain"}
+
+
+def test_the_flag_without_a_model_serves_the_embedded_one():
+    namespace = parse_serve("--plugin", "infogain")
+    changed = changes(namespace, parse_serve())
+    assert changed == plugin.engine_args() | plugin.embedded_args() | {"plugin": "infogain"}
+    assert namespace.served_model_name == [SERVED_NAME] == ["infogain-tiny"]
+    assert namespace.model == str(model_path())
+
+
+@pytest.mark.parametrize(
+    "explicit",
+    [
+        ("max_num_seqs", 3, ["--max-num-seqs", "3"]),
+        ("enable_prefix_caching", True, ["--enable-prefix-caching"]),
+        ("block_size", 16, ["--block-size=16"]),
+        ("dtype", "bfloat16", ["--dtype", "bfloat16"]),
+        ("dtype", "auto", ["--dtype", "auto"]),  # vLLM's own default, but asked for
+        ("enforce_eager", False, ["--no-enforce-eager"]),
+        ("scheduler_cls", "some.Scheduler", ["--scheduler-cls", "some.Scheduler"]),
+    ],
+    ids=lambda explicit: " ".join(explicit[2]),
+)
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_an_explicit_flag_wins_wherever_it_stands(explicit, order):
+    name, value, flag = explicit
+    flags = [*flag, "--plugin", "infogain"] if order == "before" else ["--plugin", "infogain", *flag]
+    assert getattr(parse_serve(*flags), name) == value
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [
+        partial(parse_serve, "some/model", "--plugin", "infogain"),
+        partial(parse_serve, "--plugin", "infogain", "some/model"),
+        partial(parse_serve, "--plugin", "infogain", "--model", "some/model"),
+        partial(parse_api_server, "--model", "some/model", "--plugin", "infogain"),
+        partial(parse_api_server, "--plugin", "infogain", "--model", "some/model"),
+    ],
+    ids=["serve M P", "serve P M", "serve P --model M", "api_server --model M P", "api_server P --model M"],
+)
+def test_a_named_model_gets_none_of_the_embedded_models_settings_wherever_it_stands(parse):
+    namespace = parse()
+    assert "some/model" in (namespace.model_tag, namespace.model)
+    plain = parse_serve()
+    settings = plugin.embedded_args().keys() - {"model"}
+    assert {name: getattr(namespace, name) for name in settings} == {name: getattr(plain, name) for name in settings}
+
+
+def test_an_unknown_plugin_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parse_serve("some/model", "--plugin", "other")
+    assert "infogain" in capsys.readouterr().err
+
+
+def test_without_the_flag_the_parser_gives_what_it_gives_without_the_plugin():
+    code = """
+        import json, sys
+        from vllm.entrypoints.cli.serve import ServeSubcommand
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+        parser = FlexibleArgumentParser()
+        ServeSubcommand().subparser_init(parser.add_subparsers(dest="subparser"))
+        print(json.dumps({name: repr(value) for name, value in vars(parser.parse_args(sys.argv[1:])).items()}))
+    """
+    arguments = ["serve", "some/model", "--max-num-seqs", "7", "--dtype", "float32"]
+    without = run_python(code, *arguments, VLLM_PLUGINS="")
+    installed = run_python(code, *arguments)
+    assert installed.pop("plugin") == "None"
+    assert "plugin" not in without
+    assert installed == without
+
+
+# Other models.
+
+
+def write_llama(path: Path) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(VOCAB), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=128, bos_token_id=VOCAB[BOS],
+        eos_token_id=VOCAB[EOS], pad_token_id=VOCAB[EOS], initializer_range=0.3, dtype="float32",
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(path)
+    save_tokenizer(path)
+
+
+RUN_LLAMA = """
+    import json, sys
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(sys.argv[1], dtype="float32", block_size=32, kv_cache_memory_bytes=64 << 20, enforce_eager=True)
+    core = llm.llm_engine.engine_core.engine_core
+    # What our admission check would refuse: another model must never meet it.
+    sampled = dict(max_tokens=12, seed=5, logprobs=2, top_p=0.9, min_p=0.01, presence_penalty=0.3)
+    result = {
+        "scheduler": type(core.scheduler).__qualname__,
+        "worker": type(core.model_executor.driver_worker.worker).__qualname__,
+        "plugins loaded": sorted(name for name in sys.modules if name == "vllm_infogain.plugin"),
+    }
+    for name, params in {"greedy": dict(max_tokens=12, temperature=0), "sampled": sampled}.items():
+        outputs = llm.generate(["judge 1+2", "sudoku 1..4", "<|mask|>"], SamplingParams(**params), use_tqdm=False)
+        result[name] = [list(output.outputs[0].token_ids) for output in outputs]
+    result["logprobs"] = [
+        sorted((token, entry.logprob) for token, entry in step.items()) for step in outputs[0].outputs[0].logprobs
+    ]
+    print(json.dumps(result))
+"""
+
+
+@pytest.mark.engine
+def test_the_installed_plugin_changes_nothing_for_other_models(tmp_path):
+    write_llama(tmp_path)
+    environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    without = run_python(RUN_LLAMA, str(tmp_path), **environment, VLLM_PLUGINS="")
+    installed = run_python(RUN_LLAMA, str(tmp_path), **environment)
+    assert without.pop("plugins loaded") == []
+    assert installed.pop("plugins loaded") == ["vllm_infogain.plugin"]
+    assert len(without["greedy"]) == len(without["sampled"]) == 3
+    assert without["greedy"] != without["sampled"]
+    assert installed == without

@@ -1,0 +1,304 @@
+"""`vllm serve --plugin infogain` as a client sees it."""
+
+import asyncio
+import time
+import urllib.request
+
+import openai
+import pytest
+
+from tests.checkpoints import write_llada
+from tests.server import is_healthy, serve
+from vllm_infogain.embedded import SERVED_NAME, model_path
+
+pytestmark = pytest.mark.engine
+
+MODEL_LENGTH = 1024
+PROMPT = "judge 1+2*3=7"
+PROMPT_TOKENS = len(PROMPT) + 2  # one per character, and the two that open and close a prompt
+VLLMS_OWN = ("min_p", "response_format", "return_token_ids")  # fields the client knows no argument for
+WHOLE_CANVAS = {"sampler": "ar", "tokens_per_step": 64, "block_length": 0}  # few forwards, whatever the canvas
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiny")
+    write_llada(path, max_sequence_length=MODEL_LENGTH)
+    with serve(
+        str(path), "--plugin", "infogain", "--dtype", "float32", "--block-size", "32",
+        "--kv-cache-memory-bytes", "67108864", "--served-model-name", "tiny",
+        "--additional-config", '{"infogain": {"num_candidates": 4}}',
+    ) as address:  # fmt: skip
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        yield client
+
+
+def request(max_tokens: int = 16, *, prompt=PROMPT, ignore_eos: bool = True, body=None, **knobs) -> dict:
+    """Arguments of `completions.create`: `knobs` are ours, the rest is OpenAI's or vLLM's."""
+    given = dict(body or {})
+    extra = {name: given.pop(name) for name in list(given) if name in VLLMS_OWN}
+    extra |= {"ignore_eos": ignore_eos, "vllm_xargs": knobs}
+    return {"model": "tiny", "prompt": prompt, "max_tokens": max_tokens, "extra_body": extra} | given
+
+
+def chat_request(max_tokens: int = 16, *, content: str = PROMPT, body=None, **knobs) -> dict:
+    fields = request(max_tokens, body=body, **knobs)
+    del fields["prompt"]
+    return fields | {"messages": [{"role": "user", "content": content}]}
+
+
+def complete(client, *args, **kwargs) -> str:
+    return client.completions.create(**request(*args, **kwargs)).choices[0].text
+
+
+def infogain_report(response) -> dict:
+    return response.kv_transfer_params["infogain"]
+
+
+def together(url: str, requests: list[dict]) -> list:
+    """Responses, or the errors raised, of completions sent at the same time."""
+
+    async def send_all():
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+            sent = [client.completions.create(**fields) for fields in requests]
+            return await asyncio.gather(*sent, return_exceptions=True)
+
+    return asyncio.run(send_all())
+
+
+def running_requests(url: str) -> float:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    (value,) = (line.split()[-1] for line in lines if line.startswith("vllm:num_requests_running"))
+    return float(value)
+
+
+def wait_for_running(url: str, count: int, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while (running := running_requests(url)) != count:
+        assert time.monotonic() < deadline, f"{running:g} requests run, expected {count}"
+        time.sleep(0.1)
+
+
+# What is served.
+
+
+def test_a_completion_fills_its_canvas(client):
+    response = client.completions.create(**request(24))
+    assert response.usage.completion_tokens == 24
+    assert response.usage.prompt_tokens == PROMPT_TOKENS
+    assert response.choices[0].finish_reason == "length"
+
+
+def test_a_chat_message_is_the_same_prompt_as_its_text(client):
+    chat = client.chat.completions.create(**chat_request(body={"seed": 3}))
+    assert chat.usage.prompt_tokens == PROMPT_TOKENS
+    assert chat.choices[0].message.content == complete(client, body={"seed": 3})
+
+
+def test_a_canvas_that_just_fits_is_served_over_both_endpoints(client):
+    fitting = MODEL_LENGTH - PROMPT_TOKENS
+    completion = client.completions.create(**request(fitting, **WHOLE_CANVAS))
+    chat = client.chat.completions.create(**chat_request(fitting, **WHOLE_CANVAS))
+    assert completion.usage.completion_tokens == chat.usage.completion_tokens == fitting
+
+
+def test_every_prompt_of_a_batch_gets_its_own_answer(client):
+    prompts = ["judge 1+1=2", "multiply 3*4", "sudoku"]
+    batch = client.completions.create(**request(prompt=prompts, body={"temperature": 0}))
+    assert [choice.index for choice in batch.choices] == [0, 1, 2]
+    alone = [complete(client, prompt=prompt, body={"temperature": 0}) for prompt in prompts]
+    assert [choice.text for choice in batch.choices] == alone
+    assert len(set(alone)) == 3
+
+
+def test_two_samples_of_a_seeded_request_differ_and_are_reproducible(client):
+    first, again = (client.completions.create(**request(body={"n": 2, "seed": 7})) for _ in range(2))
+    one, two = (choice.text for choice in first.choices)
+    assert one != two
+    assert [choice.text for choice in again.choices] == [one, two]
+
+
+def test_unseeded_requests_differ_and_temperature_zero_does_not(client):
+    assert len({complete(client) for _ in range(3)}) == 3
+    assert len({complete(client, body={"temperature": 0}) for _ in range(3)}) == 1
+
+
+def test_a_seeded_request_alone_equals_itself_in_a_mixed_batch(client, url):
+    mixed = [
+        request(16, body={"seed": 1}),
+        request(40, prompt="sudoku\n1..4", body={"seed": 2}, sampler="lookum", block_length=8),
+        request(16, prompt="a", body={"seed": 3}, sampler="ar"),
+        request(33, body={"seed": 4, "temperature": 0.5}, sampler="entropy", tokens_per_step=4, block_length=0),
+        request(24, body={"seed": 5}, num_candidates=16, block_length=5),
+        request(7, prompt="judge 20*20=400", body={"seed": 6}, sampler="margin"),
+        request(64, body={"seed": 7}, tokens_per_step=3, position_score="entropy"),
+        request(20, body={"seed": 8, "temperature": 1.5}, sampler="uniform"),
+    ]
+    alone = [response.choices[0].text for fields in mixed for response in together(url, [fields])]
+    batched = [response.choices[0].text for response in together(url, mixed)]
+    assert batched == alone
+
+
+def test_a_stop_string_ends_the_text_before_it(client):
+    text = complete(client, 32, body={"seed": 1})
+    stop = text[10]
+    response = client.completions.create(**request(32, body={"seed": 1, "stop": stop}))
+    assert response.choices[0].text == text[: text.index(stop)]
+    assert response.choices[0].finish_reason == "stop"
+
+
+# Streaming.
+
+
+def test_a_stream_sends_every_block_once_it_is_final(client):
+    fields = request(16, body={"seed": 5, "return_token_ids": True}, block_length=4)
+    whole = client.completions.create(**fields).choices[0]
+    chunks = [chunk.choices[0] for chunk in client.completions.create(**fields, stream=True)]
+    assert [len(chunk.token_ids) for chunk in chunks] == [4, 4, 4, 4]
+    assert [token for chunk in chunks for token in chunk.token_ids] == whole.token_ids
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    assert chunks[-1].finish_reason == "length"
+
+
+def test_a_chat_stream_sends_blocks_too(client):
+    fields = chat_request(16, body={"seed": 5}, block_length=8)
+    chunks = client.chat.completions.create(**fields, stream=True)
+    texts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
+    assert len(texts) == 2
+    assert "".join(texts) == client.chat.completions.create(**fields).choices[0].message.content
+
+
+def test_a_client_that_leaves_mid_stream_frees_its_request(client, url):
+    wait_for_running(url, 0)
+    stream = client.completions.create(**request(900, block_length=1), stream=True)
+    assert len(next(iter(stream)).choices[0].text) == 1
+    wait_for_running(url, 1)
+    stream.close()
+    wait_for_running(url, 0)
+
+
+# The report and the server-wide defaults.
+
+
+def test_the_report_comes_with_the_response(client):
+    report = infogain_report(client.completions.create(**request(16, body={"seed": 1})))
+    assert report.keys() == {"steps", "forwards", "rows", "candidates", "bypassed_steps", "cumulative_entropy"}
+    assert report["steps"] == 16
+    assert report["rows"] >= report["forwards"] * (PROMPT_TOKENS + 16)
+    assert report["cumulative_entropy"] > 0
+
+
+def test_server_wide_defaults_hold_where_a_request_says_nothing(client):
+    report = infogain_report(client.completions.create(**request(32, body={"seed": 1}, bypass_threshold=1)))
+    assert report["steps"] < report["candidates"] <= 4 * report["steps"]
+
+
+def test_a_request_overrides_the_server_wide_defaults(client):
+    fewer = infogain_report(client.completions.create(**request(32, body={"seed": 1}, num_candidates=1)))
+    more_wanted = request(32, body={"seed": 1}, num_candidates=32, bypass_threshold=1)
+    more = infogain_report(client.completions.create(**more_wanted))
+    assert fewer["candidates"] == 0
+    assert more["candidates"] > 4 * more["steps"]
+
+
+# What is refused.
+
+TOO_LONG = MODEL_LENGTH - PROMPT_TOKENS + 1
+BAD = {  # parameter that the message must name, arguments of the request
+    "an unknown sampler": ("sampler", request(sampler="best")),
+    "an unknown key": ("candidates", request(candidates=4)),
+    "text for a number": ("num_candidates", request(num_candidates="many")),
+    "a list for a number": ("tokens_per_step", request(tokens_per_step=[1])),
+    "a fraction for a whole number": ("block_length", request(block_length=1.5)),
+    "no candidates": ("num_candidates", request(num_candidates=0)),
+    "too many candidates": ("num_candidates", request(num_candidates=65)),
+    "a negative temperature": ("temperature", request(body={"temperature": -1})),
+    "no tokens per step": ("tokens_per_step", request(tokens_per_step=0)),
+    "a negative block": ("block_length", request(block_length=-1)),
+    "a block longer than the canvas": ("block_length", request(16, block_length=17)),
+    "a canvas one too long": ("max_tokens", request(TOO_LONG, **WHOLE_CANVAS)),
+    "an empty prompt": ("prompt", request(prompt="")),
+    "a mask in the prompt": ("prompt", request(prompt="1+<|mask|>=3")),
+    "a mask among the prompt's ids": ("prompt", request(prompt=[5, 3, 6])),
+    "logprobs": ("logprobs", request(body={"logprobs": 2})),
+    "min_p": ("min_p", request(body={"min_p": 0.1})),
+    "top_p": ("top_p", request(body={"top_p": 0.5})),
+    "a presence penalty": ("presence_penalty", request(body={"presence_penalty": 0.5})),
+    "a logit bias": ("logit_bias", request(body={"logit_bias": {"7": 1.0}})),
+    # vLLM turns response_format into structured_outputs before anyone else sees it.
+    "a response format": ("structured_outputs", request(body={"response_format": {"type": "json_object"}})),
+}
+BAD_CHAT = {
+    "a canvas one too long": ("max_tokens", chat_request(TOO_LONG, **WHOLE_CANVAS)),
+    "a completion limit one too long": (
+        "max_tokens",
+        chat_request(body={"max_completion_tokens": TOO_LONG}, **WHOLE_CANVAS),
+    ),
+    "a mask in the message": ("prompt", chat_request(content="1+<|mask|>=3")),
+    "an unknown sampler": ("sampler", chat_request(sampler="best")),
+    "logprobs": ("logprobs", chat_request(body={"logprobs": True})),
+}
+
+
+def assert_refused(create, fields: dict, parameter: str, stream: bool) -> None:
+    with pytest.raises(openai.BadRequestError) as refusal:
+        create(**fields, stream=stream)
+    assert refusal.value.status_code == 400
+    assert parameter in refusal.value.body["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_completion_is_refused_naming_the_parameter(client, what, stream):
+    parameter, fields = BAD[what]
+    assert_refused(client.completions.create, fields, parameter, stream)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("what", BAD_CHAT)
+def test_a_bad_chat_is_refused_naming_the_parameter(client, what, stream):
+    parameter, fields = BAD_CHAT[what]
+    assert_refused(client.chat.completions.create, fields, parameter, stream)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_a_token_id_outside_the_vocabulary_is_refused(client, stream):
+    assert_refused(client.completions.create, request(prompt=[5, 999999]), "vocabulary", stream)
+
+
+def test_a_bad_parameter_is_refused_over_the_responses_endpoint(client):
+    fields = {"model": "tiny", "input": PROMPT, "max_output_tokens": 16, "extra_body": {"vllm_xargs": {"sampler": "x"}}}
+    assert_refused(client.responses.create, fields, "sampler", False)
+
+
+def test_a_canvas_too_long_is_not_cut_down_over_the_responses_endpoint(client):
+    fields = {"model": "tiny", "input": PROMPT, "max_output_tokens": MODEL_LENGTH - 4}
+    assert_refused(client.responses.create, fields | {"extra_body": {"vllm_xargs": WHOLE_CANVAS}}, "max_tokens", False)
+
+
+def test_bad_requests_do_not_touch_a_good_one_running_beside_them(client, url):
+    good = request(96, body={"seed": 11})
+    alone = client.completions.create(**good).choices[0].text
+    beside, *refused = together(url, [good, *(fields for _, fields in BAD.values())])
+    assert beside.choices[0].text == alone
+    assert [type(error) for error in refused] == [openai.BadRequestError] * len(BAD)
+    assert is_healthy(url)
+    wait_for_running(url, 0)
+
+
+# The embedded model.
+
+
+@pytest.mark.skipif(not (model_path() / "config.json").exists(), reason="infogain-tiny is not in this checkout")
+def test_plain_serve_with_the_plugin_flag_serves_the_embedded_model():
+    with serve("--plugin", "infogain") as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        assert [model.id for model in client.models.list()] == [SERVED_NAME]
+        messages = [{"role": "user", "content": "multiply 3*4"}]
+        answer = client.chat.completions.create(model=SERVED_NAME, messages=messages, temperature=0, max_tokens=12)
+        assert answer.choices[0].message.content.startswith("3*4=")
