@@ -7,7 +7,7 @@ from checkpoints import write_llada
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, running
 
 import vllm_infogain
-from vllm_infogain.params import GREEDY_SAMPLERS, LOOKAHEAD_SAMPLERS, SAMPLERS
+from vllm_infogain.params import SAMPLERS, SCORE_SAMPLERS
 
 pytestmark = pytest.mark.engine
 
@@ -29,6 +29,10 @@ MIXED = [
     Job("six", {"sampler": "ar"}, 7),
     Job("seven", {"sampler": "info_gain", "state_uncertainty": "sum", "position_temperature": 5.0}, 12, 1.0, 7),
     Job("eight", {"sampler": "uniform"}, 9, 1.0, 8),
+    Job("nine", {"sampler": "beam", "beam_width": 3, "tokens_per_step": 2, "num_candidates": 4}, 12),
+    Job("ten", {"sampler": "best_of_n", "num_generations": 3}, 9, 1.0, 10),
+    Job("eleven", {"sampler": "klass", "schedule": "cosine", "steps": 6}, 14),
+    Job("twelve", {"uncertainty_scope": "sequence", "block_length": 4, "bypass_threshold": 1.0}, 11),
 ]
 
 
@@ -57,7 +61,7 @@ def test_a_seed_reproduces_a_request_at_temperature_1(engine: Engine, sampler: s
     job = Job("seeded", {"sampler": sampler, "tokens_per_step": 2}, temperature=1.0, seed=11)
     alone = engine.run([job])[0]
     assert_matches_oracle(engine, job, alone)
-    again = engine.run([*MIXED[:5], job])[5]
+    again = engine.run([*MIXED[:7], job])[7]
     assert list(again.outputs[0].token_ids) == list(alone.outputs[0].token_ids)
     other = Job("seeded", job.knobs, temperature=1.0, seed=12)
     assert list(engine.run([other])[0].outputs[0].token_ids) != list(alone.outputs[0].token_ids)
@@ -191,12 +195,12 @@ def test_forwards_and_rows_are_what_the_algorithm_costs(engine: Engine):
         assert report["candidates"] == candidates
         assert report["forwards"] == report["steps"]
         assert report["rows"] == (single + candidates) * length
-        if job.knobs.get("sampler") in GREEDY_SAMPLERS:
+        if job.knobs.get("sampler") in SCORE_SAMPLERS:
             assert candidates == 0
 
 
 def test_one_candidate_at_temperature_0_is_the_greedy_sampler(engine: Engine):
-    for sampler in LOOKAHEAD_SAMPLERS:
+    for sampler in ("info_gain", "lookum"):
         knobs = {"sampler": sampler, "num_candidates": 1, "position_score": "confidence", "tokens_per_step": 2}
         ours = engine.run([Job("greedy", knobs)])[0]
         greedy = engine.run([Job("greedy", {"sampler": "confidence", "tokens_per_step": 2})])[0]

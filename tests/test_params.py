@@ -52,16 +52,27 @@ BAD = [
     ("position_temperature", float("nan")), ("position_temperature", float("inf")), ("position_temperature", "warm"),
     ("position_score", "luck"), ("bypass_threshold", -1), ("bypass_threshold", None), ("tokens_per_step", 0),
     ("block_length", -1), ("block_length", 65), ("state_uncertainty", "max"), ("return_trajectory", "yes"),
+    ("schedule", "sine"), ("schedule", "linear"), ("steps", 0), ("bypass_mode", "never"), ("bypass_mode", "only"),
+    ("uncertainty_scope", "world"), ("cost_weight", -1), ("beam_width", 0), ("beam_width", 33), ("num_generations", 0),
+    ("klass_epsilon", -1), ("pc_lambda", "a"), ("pc_alpha", -2), ("entropy_bound", -1), ("threshold", 1.5),
+    ("factor", -0.5), ("eos_penalty", -1),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "value"), BAD)
 def test_a_bad_value_is_refused_by_name(name, value):
+    sampler = {"bypass_mode": {"sampler": "beam"}}.get(name, {})
     with pytest.raises(ParameterError, match=name) as caught:
-        parse({name: value})
+        parse({**sampler, name: value})
     assert repr(value) in str(caught.value)
     assert "give" in str(caught.value)
-    assert caught.value.parameter == name
+    assert caught.value.parameter in (name, "steps")  # a schedule is refused for the steps it lacks
+
+
+def test_a_beam_of_too_many_sequences_is_refused():
+    with pytest.raises(ParameterError, match="beam_width=32: num_candidates x beam_width must be at most 256"):
+        parse({"sampler": "beam", "beam_width": 32, "num_candidates": 16})
+    assert parse({"beam_width": 32, "num_candidates": 16}).most_sequences == 16, "without a beam its width is idle"
 
 
 def test_every_parameter_has_a_bad_value_in_this_file():

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.actions import choose_positions, draw_tokens, position_score, propose, step_generator
+from vllm_infogain.sampling.actions import View, choose_positions, draw_tokens, propose, step_generator
 from vllm_infogain.sampling.objective import action_cost, objective, state_uncertainty
-from vllm_infogain.sampling.statistics import forbid_tokens, row_statistics
+from vllm_infogain.sampling.scores import position_score
+from vllm_infogain.sampling.statistics import adjust_logits, row_statistics
 
 # Three masked positions over a vocabulary of four; probabilities chosen, logits are their logarithms (plus a shift,
 # which must not matter).
@@ -20,6 +21,10 @@ ENTROPY = [
     -(0.97 * math.log(0.97) + 0.03 * math.log(0.01)),
     math.log(10) - 0.4 * math.log(4) - 0.3 * math.log(3) - 0.2 * math.log(2),
 ]
+
+
+def view(logits: torch.Tensor = LOGITS, **fields) -> View:
+    return View(logits, row_statistics(logits), torch.arange(len(logits)), **fields)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -36,7 +41,7 @@ def test_row_statistics_are_those_of_the_definition():
 
 def test_a_forbidden_token_is_as_if_it_were_not_in_the_vocabulary():
     logits = torch.cat([LOGITS, torch.full((3, 1), 50.0)], -1)
-    statistics = row_statistics(forbid_tokens(logits, [4]))
+    statistics = row_statistics(adjust_logits(logits, 4, (), 0.0))
     torch.testing.assert_close(statistics.entropy, torch.tensor(ENTROPY), atol=1e-5, rtol=0)
     assert statistics.top_token.tolist() == [0, 0, 0]
 
@@ -59,16 +64,21 @@ def test_the_objective_by_hand():
     assert cost.tolist() == [1.5, 4.0]
     after = torch.tensor([0.75, 0.25])
     # J = 1.5 - 0.75 - 1.5 and 1.5 - 0.25 - 4
-    assert objective("info_gain", state_uncertainty(entropy, "mean"), after, cost).tolist() == [-0.75, -2.75]
-    assert objective("lookum", state_uncertainty(entropy, "mean"), after, cost).tolist() == [-0.75, -0.25]
+    assert objective(DecodingParams(sampler="info_gain"), state_uncertainty(entropy, "mean"), after, cost).tolist() == [
+        -0.75,
+        -2.75,
+    ]
+    assert objective(DecodingParams(sampler="lookum"), state_uncertainty(entropy, "mean"), after, cost).tolist() == [
+        -0.75,
+        -0.25,
+    ]
 
 
 def test_position_scores_by_hand():
     tokens = torch.tensor([[0, 1, 2], [3, 0, 0]])
-    statistics = row_statistics(LOGITS)
 
     def score(name: str) -> torch.Tensor:
-        return position_score(name, statistics, LOGITS, tokens, generator())
+        return position_score(name, view(), tokens, DecodingParams(), generator())
 
     torch.testing.assert_close(
         score("sampled"), torch.tensor([[0.5, 0.01, 0.2], [0.125, 0.97, 0.4]]), atol=1e-5, rtol=0
@@ -86,7 +96,7 @@ def test_position_scores_by_hand():
 def test_a_greedy_sampler_takes_its_two_best_positions(sampler: str, first: int, second: int):
     for written, positions in ((1, [first]), (2, sorted([first, second]))):
         params = DecodingParams(sampler=sampler, temperature=0.0, tokens_per_step=written)
-        proposal = propose(LOGITS, row_statistics(LOGITS), params, generator())
+        proposal = propose(view(), params, min(params.tokens_per_step, 3), generator())
         assert proposal.positions.tolist() == [positions]
         assert proposal.tokens.tolist() == [[0] * written]
 
@@ -98,28 +108,28 @@ def test_equal_scores_go_to_the_lower_position():
 
 def test_sure_positions_fill_the_action_and_bypass_the_look_ahead():
     params = DecodingParams(temperature=0.0, bypass_threshold=0.8)
-    proposal = propose(LOGITS, row_statistics(LOGITS), params, generator())
+    proposal = propose(view(), params, min(params.tokens_per_step, 3), generator())
     assert proposal.bypassed
     assert proposal.positions.tolist() == [[1]]
 
 
 def test_sure_positions_are_in_every_candidate_and_the_rest_is_proposed():
     params = DecodingParams(temperature=0.0, bypass_threshold=0.8, tokens_per_step=2, position_temperature=5.0)
-    proposal = propose(LOGITS, row_statistics(LOGITS), params, generator())
+    proposal = propose(view(), params, min(params.tokens_per_step, 3), generator())
     assert not proposal.bypassed
     assert proposal.positions.tolist() == [[0, 1], [1, 2]], "the greedy action first, each action once"
 
 
 def test_a_threshold_of_1_never_bypasses():
     params = DecodingParams(temperature=0.0, bypass_threshold=1.0, position_temperature=5.0, num_candidates=64)
-    proposal = propose(LOGITS, row_statistics(LOGITS), params, generator())
+    proposal = propose(view(), params, min(params.tokens_per_step, 3), generator())
     assert sorted(proposal.positions.flatten().tolist()) == [0, 1, 2]
     assert proposal.positions[0].tolist() == [1]
 
 
 def test_candidates_that_differ_only_in_a_token_are_both_kept():
     params = DecodingParams(temperature=1.0, bypass_threshold=1.0, position_temperature=0.0, num_candidates=64)
-    proposal = propose(LOGITS[[2]].repeat(2, 1), row_statistics(LOGITS[[2]].repeat(2, 1)), params, generator())
+    proposal = propose(view(LOGITS[[2]].repeat(2, 1)), params, 1, generator())
     pairs = [tuple(pair) for pair in torch.cat([proposal.positions, proposal.tokens], -1).tolist()]
     assert len(pairs) == len(set(pairs)) > 4
     assert len({position for position, _ in pairs}) < len(pairs)
@@ -127,7 +137,7 @@ def test_candidates_that_differ_only_in_a_token_are_both_kept():
 
 def test_an_action_that_writes_all_that_is_left_needs_no_candidates():
     params = DecodingParams(temperature=1.0, tokens_per_step=5, num_candidates=8)
-    proposal = propose(LOGITS, row_statistics(LOGITS), params, generator())
+    proposal = propose(view(), params, min(params.tokens_per_step, 3), generator())
     assert proposal.positions.tolist() == [[0, 1, 2]]
     assert not proposal.bypassed
 
@@ -135,8 +145,8 @@ def test_an_action_that_writes_all_that_is_left_needs_no_candidates():
 def test_the_greedy_action_at_n_1_is_the_first_of_many():
     one = DecodingParams(num_candidates=1, bypass_threshold=1.0, tokens_per_step=2)
     many = DecodingParams(num_candidates=8, bypass_threshold=1.0, tokens_per_step=2)
-    first = propose(LOGITS, row_statistics(LOGITS), one, generator(5))
-    group = propose(LOGITS, row_statistics(LOGITS), many, generator(5))
+    first = propose(view(), one, min(one.tokens_per_step, 3), generator(5))
+    group = propose(view(), many, min(many.tokens_per_step, 3), generator(5))
     assert group.positions[0].tolist() == first.positions[0].tolist()
     assert group.tokens[0].tolist() == first.tokens[0].tolist()
 
@@ -149,7 +159,7 @@ def chi_square(counts: list[int], expected: list[float]) -> float:
 def test_tokens_are_drawn_from_the_softmax_at_the_token_temperature():
     row = LOGITS[2:]
     for temperature in (1.0, 0.5, 2.0):
-        counts = Counter(draw_tokens(row, 20_000, temperature, generator(3)).flatten().tolist())
+        counts = Counter(draw_tokens(row / temperature, 20_000, temperature, generator(3)).flatten().tolist())
         expected = (row[0] / temperature).softmax(-1).tolist()
         # 99.9% of chi-square with 3 degrees of freedom: 16.3
         assert chi_square([counts[token] for token in range(4)], expected) < 16.3

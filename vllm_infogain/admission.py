@@ -4,29 +4,47 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from vllm_infogain.engine.compat import SamplingParams, VllmConfig, VLLMValidationError
 from vllm_infogain.params import DecodingParams, ParameterError, parse_knobs, parse_params
 from vllm_infogain.plugin import is_active
+from vllm_infogain.sampling.frequencies import load_log_frequencies
+
+FREQUENCIES = "background_frequencies"  # the setting that names a file for the sampler `pc`
 
 # Fields of SamplingParams that are honoured, here or by vLLM's own output processor. Any other field must keep its
 # default: what cannot be honoured is refused, never ignored.
 HONOURED = frozenset({
-    "n", "temperature", "seed", "max_tokens", "ignore_eos", "stop", "stop_token_ids", "include_stop_str_in_output",
-    "detokenize", "skip_special_tokens", "spaces_between_special_tokens", "output_kind", "stream_interval",
-    "extra_args",
+    "n", "temperature", "top_k", "top_p", "seed", "max_tokens", "ignore_eos", "stop", "stop_token_ids",
+    "include_stop_str_in_output", "detokenize", "skip_special_tokens", "spaces_between_special_tokens",
+    "output_kind", "stream_interval", "extra_args",
 })  # fmt: skip
 # Fields that vLLM fills in by itself and that mean nothing here.
 INTERNAL = frozenset({"skip_clone", "output_text_buffer_length", "skip_reading_prefix_cache", "flat_logprobs"})
-NEUTRAL = {"top_k": (0, -1), "watermarking": (None, False), "bad_words": (None, []), "logit_bias": (None, {})}
+NEUTRAL = {"watermarking": (None, False), "bad_words": (None, []), "logit_bias": (None, {})}
 
 
 def server_defaults(vllm_config: VllmConfig) -> Mapping[str, Any]:
     """Server-wide decoding parameters: `--additional-config '{"infogain": {...}}'`."""
+    return {name: value for name, value in _settings(vllm_config).items() if name != FREQUENCIES}
+
+
+def background_log_frequencies(vllm_config: VllmConfig, device: torch.device) -> torch.Tensor | None:
+    """[vocab] log-frequencies for the sampler `pc`, if the server names a file that our command counted.
+
+    Which file is read is the server's to say, never a request's.
+    """
+    path = _settings(vllm_config).get(FREQUENCIES)
+    return None if path is None else load_log_frequencies(path, vllm_config.model_config.get_vocab_size()).to(device)
+
+
+def _settings(vllm_config: VllmConfig) -> Mapping[str, Any]:
     additional = vllm_config.additional_config
-    defaults = additional.get("infogain", {}) if isinstance(additional, Mapping) else {}
-    if not isinstance(defaults, Mapping):
-        raise ParameterError("additional_config['infogain']", defaults, "give an object of decoding parameters")
-    return defaults
+    settings = additional.get("infogain", {}) if isinstance(additional, Mapping) else {}
+    if not isinstance(settings, Mapping):
+        raise ParameterError("additional_config['infogain']", settings, "give an object of decoding parameters")
+    return settings
 
 
 def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_config: VllmConfig) -> DecodingParams:
@@ -39,12 +57,19 @@ def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_confi
     if seed is None:
         digest = hashlib.blake2b(f"{vllm_config.model_config.seed}/{request_id}".encode(), digest_size=6).digest()
         seed = 0 if sampling_params.temperature == 0 else int.from_bytes(digest, "big")
+    stop_ids = {*(sampling_params.stop_token_ids or ()), *({sampling_params.eos_token_id} - {None})}
+    eos = getattr(vllm_config.model_config.hf_config, "eos_token_id", None)
+    eos_ids = eos if isinstance(eos, list) else [eos] if eos is not None else []
     return parse_params(
         sampling_params.extra_args or {},
         defaults=server_defaults(vllm_config),
         temperature=sampling_params.temperature,
         seed=seed,
         canvas_length=sampling_params.max_tokens,
+        top_k=sampling_params.top_k,
+        top_p=sampling_params.top_p,
+        stop_ids=tuple(sorted(stop_ids)),
+        eos_ids=tuple(eos_ids),
     )
 
 

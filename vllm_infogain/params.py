@@ -6,15 +6,18 @@ This module imports neither torch nor vLLM.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-LOOKAHEAD_SAMPLERS = ("info_gain", "lookum")
-GREEDY_SAMPLERS = ("entropy", "confidence", "margin", "uniform", "ar")
-SAMPLERS = LOOKAHEAD_SAMPLERS + GREEDY_SAMPLERS
+LOOKAHEAD_SAMPLERS = ("info_gain", "lookum", "beam")
+# Write a number of positions that the schedule gives, the best by a score.
+SCORE_SAMPLERS = ("entropy", "confidence", "margin", "uniform", "ar", "klass", "pc")
+# Write as many positions as a bound on their uncertainty allows.
+ADAPTIVE_SAMPLERS = ("eb", "threshold", "factor")
+SAMPLERS = (*LOOKAHEAD_SAMPLERS, *SCORE_SAMPLERS, *ADAPTIVE_SAMPLERS, "best_of_n")
 POSITION_SCORES = ("sampled", "confidence", "entropy", "margin")
-STATE_UNCERTAINTIES = ("mean", "sum")
 MAX_CANDIDATES = 64
+MAX_SEQUENCES = 256  # of one request at once: num_candidates x beam_width, or num_generations
 
 
 class ParameterError(ValueError):
@@ -26,24 +29,93 @@ class ParameterError(ValueError):
         self.value = value
 
 
+def integer(low: int, high: int | None = None) -> Callable[[str, Any], int]:
+    span = f"from {low} to {high}" if high is not None else f"of {low} or more"
+
+    def parse(name: str, value: Any) -> int:
+        # JSON has one kind of number: 4.0 is as good as 4.
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+            raise ParameterError(name, value, f"give a whole number {span}")
+        return value
+
+    return parse
+
+
+def number(low: float, high: float = math.inf) -> Callable[[str, Any], float]:
+    span = f"from {low:g} to {high:g}" if high < math.inf else f"of {low:g} or more"
+
+    def parse(name: str, value: Any) -> float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or not low <= value <= high:
+            raise ParameterError(name, value, f"give a finite number {span}")
+        return float(value)
+
+    return parse
+
+
+def choice(*options: str) -> Callable[[str, Any], str]:
+    def parse(name: str, value: Any) -> str:
+        if value not in options:
+            raise ParameterError(name, value, f"give one of {', '.join(options)}")
+        return value
+
+    return parse
+
+
+def switch(name: str, value: Any) -> bool:
+    # Over HTTP a boolean arrives as 0 or 1.
+    if not isinstance(value, bool | int | float) or value not in (0, 1):
+        raise ParameterError(name, value, "give true or false")
+    return bool(value)
+
+
+def knob(default: Any, parse: Callable[[str, Any], Any]) -> Any:
+    """A field that a request may set by its name in `extra_args` / `vllm_xargs`."""
+    return field(default=default, metadata={"parse": parse})
+
+
 @dataclass(frozen=True)
 class DecodingParams:
-    """How one canvas is decoded. Field names are the keys of `extra_args` / `vllm_xargs`, but for the last three."""
+    """How one canvas is decoded. Letters are those of the paper; probabilities and entropies at temperature 1."""
 
-    sampler: str = "info_gain"  # one of SAMPLERS
-    num_candidates: int = 8  # N: candidate actions proposed per step
-    position_temperature: float | None = None  # tau_pos; None: 0.1 with look-ahead, 0 without
-    position_score: str = "sampled"  # phi, for look-ahead samplers: one of POSITION_SCORES
-    bypass_threshold: float = 0.8  # gamma, a probability; 1 or more: never bypass
-    tokens_per_step: int = 1  # K
-    block_length: int = 32  # canvas positions per block; 0: the whole canvas is one block
-    state_uncertainty: str = "mean"  # how H(z) joins the entropies of the masked positions
-    return_trajectory: bool = False  # report every step: positions, tokens, entropies, J of the candidates
+    sampler: str = knob("info_gain", choice(*SAMPLERS))
+    # Which positions are written in a step, and how many.
+    tokens_per_step: int = knob(1, integer(1))  # K, where the schedule is `fixed`
+    schedule: str = knob("fixed", choice("fixed", "linear", "cosine"))
+    steps: int | None = knob(None, integer(1))  # S, for the whole canvas; required by linear and cosine
+    block_length: int = knob(32, integer(0))  # canvas positions per block; 0: the whole canvas is one block
+    position_temperature: float | None = knob(None, number(0))  # tau_pos; None: 0.1 with look-ahead, 0 without
+    # Look-ahead: which actions are compared, and by what.
+    num_candidates: int = knob(8, integer(1, MAX_CANDIDATES))  # N
+    position_score: str = knob("sampled", choice(*POSITION_SCORES))  # phi
+    bypass_threshold: float = knob(0.8, number(0))  # gamma; 1 or more: never bypass
+    bypass_mode: str = knob("fill", choice("fill", "only"))  # sure positions: fill the rest of K, or write only these
+    state_uncertainty: str = knob("mean", choice("mean", "sum"))  # how H(z) joins the positions' entropies
+    uncertainty_scope: str = knob("block", choice("block", "sequence"))  # masked positions that count for H(z)
+    cost_weight: float = knob(1.0, number(0))  # J = IG - cost_weight x C
+    beam_width: int = knob(4, integer(1, 32))  # B, for `beam`
+    num_generations: int = knob(4, integer(1, MAX_SEQUENCES))  # for `best_of_n`
+    # Samplers without look-ahead.
+    klass_epsilon: float = knob(5e-4, number(0))  # nats of KL to the previous step below which a position is stable
+    pc_lambda: float = knob(0.25, number(0))
+    pc_alpha: float = knob(10.0, number(0))
+    entropy_bound: float = knob(0.1, number(0))  # nats, for `eb`
+    threshold: float = knob(0.9, number(0, 1))  # probability, for `threshold`
+    factor: float = knob(1.0, number(0))  # for `factor`
+    # Tokens and output.
+    eos_penalty: float = knob(0.0, number(0))  # subtracted once from the logit of every EOS token
+    return_trajectory: bool = knob(False, switch)  # report every step
 
-    # Taken from vLLM's own SamplingParams.
+    # Taken from vLLM's own SamplingParams, and from the model.
     temperature: float = 1.0  # tau_token; 0: the most likely token
+    top_k: int = 0  # 0: all tokens
+    top_p: float = 1.0
     seed: int = 0
     canvas_length: int = 16  # max_tokens
+    stop_ids: tuple[int, ...] = ()  # tokens after which the rest of the canvas is dropped
+    eos_ids: tuple[int, ...] = ()  # the model's EOS tokens, for eos_penalty
 
     @property
     def looks_ahead(self) -> bool:
@@ -56,58 +128,19 @@ class DecodingParams:
             return 0.1 if self.looks_ahead else 0.0
         return self.position_temperature
 
-
-def _integer(low: int, high: int | None = None) -> Callable[[str, Any], int]:
-    span = f"from {low} to {high}" if high is not None else f"of {low} or more"
-
-    def parse(name: str, value: Any) -> int:
-        # HTTP has no integers of its own: JSON's 4.0 is as good as 4.
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-            raise ParameterError(name, value, f"give a whole number {span}")
-        return value
-
-    return parse
-
-
-def _number(low: float) -> Callable[[str, Any], float]:
-    def parse(name: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < low:
-            raise ParameterError(name, value, f"give a finite number of {low:g} or more")
-        return float(value)
-
-    return parse
-
-
-def _choice(options: tuple[str, ...]) -> Callable[[str, Any], str]:
-    def parse(name: str, value: Any) -> str:
-        if value not in options:
-            raise ParameterError(name, value, f"give one of {', '.join(options)}")
-        return value
-
-    return parse
-
-
-def _switch(name: str, value: Any) -> bool:
-    # Over HTTP a boolean arrives as 0 or 1.
-    if not isinstance(value, bool | int | float) or value not in (0, 1):
-        raise ParameterError(name, value, "give true or false")
-    return bool(value)
+    @property
+    def most_sequences(self) -> int:
+        """The largest number of sequences that one step can ask to have evaluated."""
+        if self.sampler == "best_of_n":
+            return self.num_generations
+        if not self.looks_ahead:
+            return 1
+        return self.num_candidates * (self.beam_width if self.sampler == "beam" else 1)
 
 
 PARSERS: dict[str, Callable[[str, Any], Any]] = {
-    "sampler": _choice(SAMPLERS),
-    "num_candidates": _integer(1, MAX_CANDIDATES),
-    "position_temperature": _number(0),
-    "position_score": _choice(POSITION_SCORES),
-    "bypass_threshold": _number(0),
-    "tokens_per_step": _integer(1),
-    "block_length": _integer(0),
-    "state_uncertainty": _choice(STATE_UNCERTAINTIES),
-    "return_trajectory": _switch,
+    field.name: field.metadata["parse"] for field in fields(DecodingParams) if field.metadata
 }
-assert set(PARSERS) == {field.name for field in fields(DecodingParams)} - {"temperature", "seed", "canvas_length"}
 
 
 def parse_knobs(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,17 +162,42 @@ def parse_params(
     temperature: float,
     seed: int,
     canvas_length: int,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    stop_ids: tuple[int, ...] = (),
+    eos_ids: tuple[int, ...] = (),
 ) -> DecodingParams:
     """One request's record: its own keys over the server's defaults over the fields' defaults.
 
     Raises:
-        ParameterError: for an unknown key or a value out of range.
+        ParameterError: for an unknown key, a value out of range, or values that do not go together.
     """
-    knobs = {**parse_knobs(defaults), **parse_knobs(given)}
-    block_length = knobs.get("block_length", DecodingParams.block_length)
-    if "block_length" in given and block_length > canvas_length:
+    params = DecodingParams(
+        **{**parse_knobs(defaults), **parse_knobs(given)},
+        temperature=number(0)("temperature", temperature),
+        top_k=max(0, integer(-1)("top_k", top_k)),  # vLLM's -1, too, means all tokens
+        top_p=number(0, 1)("top_p", top_p),
+        seed=seed,
+        canvas_length=integer(1)("max_tokens", canvas_length),
+        stop_ids=stop_ids,
+        eos_ids=eos_ids,
+    )
+    if "block_length" in given and params.block_length > canvas_length:
         raise ParameterError(
-            "block_length", block_length, f"give at most max_tokens={canvas_length}, or 0 for the whole canvas"
+            "block_length", params.block_length, f"give at most max_tokens={canvas_length}, or 0 for the whole canvas"
         )
-    temperature = _number(0)("temperature", temperature)
-    return DecodingParams(**knobs, temperature=temperature, seed=seed, canvas_length=canvas_length)
+    if params.schedule != "fixed" and params.steps is None:
+        raise ParameterError("steps", None, f"schedule={params.schedule!r} needs the number of steps; give 1 or more")
+    if params.most_sequences > MAX_SEQUENCES:
+        raise ParameterError(
+            "beam_width", params.beam_width, f"num_candidates x beam_width must be at most {MAX_SEQUENCES}"
+        )
+    if params.sampler == "beam" and params.bypass_mode == "only":
+        raise ParameterError(
+            "bypass_mode",
+            "only",
+            "the hypotheses of a beam write equally many positions; give 'fill', or bypass_threshold 1",
+        )
+    if params.top_p == 0:
+        raise ParameterError("top_p", 0, "give a number above 0, up to 1")
+    return params

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vllm_infogain.admission import decoding_params
+from vllm_infogain.admission import background_log_frequencies, decoding_params
 from vllm_infogain.engine.batch import Batch, SequenceGroup, build_batch
 from vllm_infogain.engine.compat import (
     KVCacheConfig,
@@ -25,8 +25,8 @@ from vllm_infogain.engine.compat import (
     set_forward_context,
 )
 from vllm_infogain.engine.records import StepPlan, StepResult
-from vllm_infogain.sampling.decoder import Decoder
-from vllm_infogain.sampling.statistics import forbid_tokens, row_statistics
+from vllm_infogain.sampling import Decoder, make_decoder
+from vllm_infogain.sampling.statistics import adjust_logits, row_statistics
 
 
 class InfoGainRunner:
@@ -38,6 +38,7 @@ class InfoGainRunner:
         self.vllm_config = vllm_config
         self.device = device
         self.mask_id: int = vllm_config.model_config.hf_config.mask_token_id
+        self.log_frequencies = background_log_frequencies(vllm_config, device)
         self.decoders: dict[str, Decoder] = {}
         self.model: Any  # vLLM's model interface over nn.Module
         self.kv_caches: list[torch.Tensor] = []
@@ -60,14 +61,18 @@ class InfoGainRunner:
             groups.append(SequenceGroup(request_id, tokens, masked, group.pages))
         batch = build_batch(groups, self.page_size, self.device)
         hidden = self._forward(batch)
-        logits = self.model.compute_logits(hidden[batch.logit_rows])
-        self._step = (groups, forbid_tokens(logits.float(), [self.mask_id]))
+        self._step = (groups, self.model.compute_logits(hidden[batch.logit_rows]).float())
         return None
 
     def sample_tokens(self, grammar_output: object = None) -> StepResult:
         """Score the groups whose logits have come, commit, and say what each request wants next."""
         groups, logits = self._step
         del self._step
+        first = 0
+        for group in groups:
+            params, last = self.decoders[group.request_id].params, first + group.masked.numel()
+            adjust_logits(logits[first:last], self.mask_id, params.eos_ids, params.eos_penalty)
+            first = last
         statistics = row_statistics(logits)  # all rows of all requests in one pass
         result = StepResult(
             req_ids=[group.request_id for group in groups],
@@ -95,7 +100,7 @@ class InfoGainRunner:
             assert new.sampling_params is not None
             assert new.prompt_token_ids is not None
             params = decoding_params(new.req_id, new.sampling_params, self.vllm_config)
-            self.decoders[new.req_id] = Decoder(new.prompt_token_ids, params, self.mask_id)
+            self.decoders[new.req_id] = make_decoder(new.prompt_token_ids, params, self.mask_id, self.log_frequencies)
 
     def _forward(self, batch: Batch) -> torch.Tensor:
         """Hidden states [rows, hidden]; each sequence attends to all of itself and to nothing else."""

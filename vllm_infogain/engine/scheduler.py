@@ -42,7 +42,7 @@ class InfoGainScheduler(Scheduler):
         assert request.sampling_params is not None
         params = decoding_params(request.request_id, request.sampling_params, self.vllm_config)
         self._wanted[request.request_id] = 1
-        self._largest_group[request.request_id] = params.num_candidates if params.looks_ahead else 1
+        self._largest_group[request.request_id] = params.most_sequences
 
     def _free_request(self, request: Request, delay_free_blocks: bool = False):
         kv_transfer_params, ec_transfer_params = super()._free_request(request, delay_free_blocks)

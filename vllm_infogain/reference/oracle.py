@@ -1,20 +1,23 @@
 """The slow, plain sampler the engine is tested against: one sequence at a time, no cache, no batch, no carried logits.
 
-It shares with the engine the proposal of actions (and so the random draws), which has tests of its own, and nothing
-else: every state and every candidate gets a forward of its own, and H, C and J are written out from their definition
-in float64.
+It shares with the engine the proposal of actions (and so the random draws) and the schedule, which have tests of
+their own, and nothing else: every state and every candidate gets a forward of its own, and H, C and J are written out
+from their definition in float64.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.actions import propose, step_generator
+from vllm_infogain.sampling.actions import View, propose, step_generator
+from vllm_infogain.sampling.best_of_n import generation_seeds
+from vllm_infogain.sampling.schedule import tokens_to_write
 from vllm_infogain.sampling.statistics import row_statistics
 
 Model = Callable[[torch.Tensor], torch.Tensor]  # input_ids [1, length] -> logits [1, length, vocab]
+Action = list[tuple[int, int]]  # (position, token)
 
 
 @dataclass(frozen=True)
@@ -28,85 +31,179 @@ class OracleStep:
 
 @dataclass(frozen=True)
 class OracleResult:
-    tokens: list[int]  # [canvas]
-    steps: list[OracleStep]
+    tokens: list[int]  # [canvas], up to and including the first stop token of a finished block
+    steps: list[OracleStep] = field(default_factory=list)
 
     @property
     def cumulative_entropy(self) -> float:
         return sum(sum(step.entropies) for step in self.steps)
 
 
+@dataclass(frozen=True)
+class Branch:
+    """One hypothesis of a beam, or the only one."""
+
+    state: list[int]
+    steps: list[OracleStep] = field(default_factory=list)
+    score: float = 0.0  # the sum of J
+    block_step: int = 0
+    previous: dict[int, torch.Tensor] = field(default_factory=dict)  # log-probabilities [vocab] one step earlier
+
+
 @torch.inference_mode()
-def decode(model: Model, prompt: list[int], params: DecodingParams, mask_id: int) -> OracleResult:
-    """Fill `params.canvas_length` masks after the prompt."""
-    state = prompt + [mask_id] * params.canvas_length
-    steps: list[OracleStep] = []
-    block = params.block_length or params.canvas_length
-    for start in range(len(prompt), len(state), block):
-        end = min(start + block, len(state))
-        while masked := [position for position in range(start, end) if state[position] == mask_id]:
-            logits = _masked_logits(model, state, masked, mask_id)
-            generator = step_generator(params.seed, len(steps), logits.device)
-            proposal = propose(logits, row_statistics(logits), params, generator)
-            candidates = [
-                [(masked[index], token) for index, token in zip(positions, tokens, strict=True)]
-                for positions, tokens in zip(proposal.positions.tolist(), proposal.tokens.tolist(), strict=True)
-            ]
-            entropy = dict(zip(masked, _entropies(logits), strict=True))
-            scores: list[float] = []
-            if len(candidates) > 1:
-                scores = [_objective(model, state, action, entropy, params, mask_id) for action in candidates]
-            chosen = scores.index(max(scores)) if scores else 0
-            action = candidates[chosen]
-            for position, token in action:
-                state[position] = token
-            steps.append(
-                OracleStep(
-                    positions=[position - len(prompt) for position, _ in action],
-                    tokens=[token for _, token in action],
-                    entropies=[entropy[position] for position, _ in action],
-                    objective=scores,
-                    chosen=chosen,
-                )
-            )
-    return OracleResult(state[len(prompt) :], steps)
-
-
-def _objective(
+def decode(
     model: Model,
-    state: list[int],
-    action: list[tuple[int, int]],
-    entropy: dict[int, float],
+    prompt: list[int],
     params: DecodingParams,
     mask_id: int,
-) -> float:
-    """J(a, z) = H(z) - H(z') - C(a, z); for LookUM -H(z')."""
-    after = list(state)
-    for position, token in action:
-        after[position] = token
-    left = [position for position in entropy if after[position] == mask_id]
-    entropy_after = _entropies(_masked_logits(model, after, left, mask_id)) if left else []
-    uncertainty_after = _uncertainty(entropy_after, params)
-    if params.sampler == "lookum":
-        return -uncertainty_after
-    cost = sum(entropy[position] for position, _ in action)
-    return _uncertainty(list(entropy.values()), params) - uncertainty_after - cost
+    log_frequencies: torch.Tensor | None = None,
+) -> OracleResult:
+    """Fill `params.canvas_length` masks after the prompt."""
+    if params.sampler == "best_of_n":
+        greedy = replace(params, sampler="entropy")
+        generations = [decode(model, prompt, replace(greedy, seed=seed), mask_id) for seed in generation_seeds(params)]
+        return min(generations, key=lambda generation: generation.cumulative_entropy)
+
+    oracle = _Oracle(model, len(prompt), params, mask_id, log_frequencies)
+    live = [Branch(prompt + [mask_id] * params.canvas_length)]
+    done: list[OracleResult] = []
+    width = params.beam_width if params.sampler == "beam" else 1
+    while live:
+        families = [oracle.expand(branch) for branch in live]
+        if width == 1 or oracle.settles(live[0]):
+            # Each hypothesis takes its best action; where a block is settled there is nothing to compete by.
+            children = [max(family, key=lambda child: child.score) for family in families]
+        else:
+            children = []
+            for child in sorted((child for family in families for child in family), key=lambda c: -c.score):
+                if child.state not in [other.state for other in children]:
+                    children.append(child)
+            children = children[: width - len(done)]
+        results = [(child, oracle.result(child)) for child in children]
+        done += [result for _, result in results if result is not None]
+        live = [child for child, result in results if result is None]
+    return min(done, key=lambda result: result.cumulative_entropy)
 
 
-def _uncertainty(entropies: list[float], params: DecodingParams) -> float:
-    if not entropies:
-        return 0.0
-    return sum(entropies) / (len(entropies) if params.state_uncertainty == "mean" else 1)
+@dataclass(frozen=True)
+class _Oracle:
+    model: Model
+    start: int  # of the canvas
+    params: DecodingParams
+    mask_id: int
+    log_frequencies: torch.Tensor | None
+
+    def block_of(self, state: list[int]) -> tuple[int, int]:
+        """First and last + 1 position of the block with the first mask."""
+        size = self.params.block_length or self.params.canvas_length
+        first = self.start + (state.index(self.mask_id, self.start) - self.start) // size * size
+        return first, min(first + size, len(state))
+
+    def masked(self, state: list[int], first: int, last: int) -> list[int]:
+        return [position for position in range(first, last) if state[position] == self.mask_id]
+
+    def scope(self, state: list[int], first: int, last: int) -> list[int]:
+        """Masked positions that count for H."""
+        everywhere = self.params.looks_ahead and self.params.uncertainty_scope == "sequence"
+        return self.masked(state, first, len(state) if everywhere else last)
+
+    def written(self, branch: Branch) -> int:
+        first, last = self.block_of(branch.state)
+        return tokens_to_write(
+            self.params, len(self.masked(branch.state, first, last)), branch.block_step, last - first
+        )
+
+    def settles(self, branch: Branch) -> bool:
+        """Whether the next action leaves nothing masked that counts for H."""
+        return self.written(branch) == len(self.scope(branch.state, *self.block_of(branch.state)))
+
+    def expand(self, branch: Branch) -> list[Branch]:
+        """What every distinct candidate action leads to, in the order proposed."""
+        state, params = branch.state, self.params
+        first, last = self.block_of(state)
+        places = self.masked(state, first, last)
+        logits = self.logits(state, places)
+        scope = self.scope(state, first, last)
+        view = View(
+            logits,
+            row_statistics(logits),
+            torch.tensor([place - self.start for place in places]),
+            torch.stack([branch.previous[place] for place in places]) if branch.previous else None,
+            self.log_frequencies,
+            masked_elsewhere=len(scope) > len(places),
+        )
+        generator = step_generator(params.seed, len(branch.steps), logits.device)
+        proposal = propose(view, params, self.written(branch), generator)
+        actions: list[Action] = [
+            [(places[index], token) for index, token in zip(positions, tokens, strict=True)]
+            for positions, tokens in zip(proposal.positions.tolist(), proposal.tokens.tolist(), strict=True)
+        ]
+        entropy = dict(zip(scope, entropies(self.logits(state, scope)), strict=True))
+        is_compared = len(actions) > 1 or params.sampler == "beam"
+        scores = [self.objective(state, action, entropy) if is_compared else 0.0 for action in actions]
+        previous = dict(zip(places, logits.log_softmax(-1), strict=True)) if params.sampler == "klass" else {}
+        children = []
+        for chosen, (action, score) in enumerate(zip(actions, scores, strict=True)):
+            after = self.apply(state, action)
+            step = OracleStep(
+                positions=[position - self.start for position, _ in action],
+                tokens=[token for _, token in action],
+                entropies=[entropy[position] for position, _ in action],
+                objective=scores if len(actions) > 1 else [],
+                chosen=chosen,
+            )
+            is_finished = not self.masked(after, first, last)
+            children.append(
+                Branch(
+                    after,
+                    [*branch.steps, step],
+                    branch.score + score,
+                    0 if is_finished else branch.block_step + 1,
+                    {} if is_finished else previous,
+                )
+            )
+        return children
+
+    def result(self, branch: Branch) -> OracleResult | None:
+        """The answer, if the canvas is full or a finished block holds a stop token."""
+        finished = branch.state[self.start : len(branch.state)]
+        if self.mask_id in finished:
+            finished = finished[: self.block_of(branch.state)[0] - self.start]
+        for index, token in enumerate(finished):
+            if token in self.params.stop_ids:
+                return OracleResult(finished[: index + 1], branch.steps)
+        return OracleResult(finished, branch.steps) if len(finished) == self.params.canvas_length else None
+
+    def apply(self, state: list[int], action: Action) -> list[int]:
+        after = list(state)
+        for position, token in action:
+            after[position] = token
+        return after
+
+    def objective(self, state: list[int], action: Action, entropy: dict[int, float]) -> float:
+        """J(a, z) = H(z) - H(z') - w C(a, z); for LookUM -H(z')."""
+        after = self.apply(state, action)
+        left = [position for position in entropy if after[position] == self.mask_id]
+        uncertainty_after = self.uncertainty(entropies(self.logits(after, left)) if left else [])
+        if self.params.sampler == "lookum":
+            return -uncertainty_after
+        cost = sum(entropy[position] for position, _ in action)
+        return self.uncertainty(list(entropy.values())) - uncertainty_after - self.params.cost_weight * cost
+
+    def uncertainty(self, values: list[float]) -> float:
+        if not values:
+            return 0.0
+        return sum(values) / (len(values) if self.params.state_uncertainty == "mean" else 1)
+
+    def logits(self, state: list[int], places: list[int]) -> torch.Tensor:
+        """Logits [places, vocab] fp32; the mask token is never predicted, EOS pays its penalty."""
+        logits = self.model(torch.tensor([state]))[0, places].float()
+        logits[:, self.mask_id] = -torch.inf
+        logits[:, list(self.params.eos_ids)] -= self.params.eos_penalty
+        return logits
 
 
-def _masked_logits(model: Model, state: list[int], masked: list[int], mask_id: int) -> torch.Tensor:
-    """Logits [masked, vocab] fp32 at the masked positions; the mask token itself is never predicted."""
-    logits = model(torch.tensor([state]))[0, masked].float()
-    logits[:, mask_id] = -torch.inf
-    return logits
-
-
-def _entropies(logits: torch.Tensor) -> list[float]:
+def entropies(logits: torch.Tensor) -> list[float]:
     """Entropy of each row [rows, vocab] in nats, at temperature 1."""
     log_probabilities = logits.double().log_softmax(-1)
     probabilities = log_probabilities.exp()

@@ -9,7 +9,20 @@ from dataclasses import dataclass
 import torch
 
 from vllm_infogain.params import DecodingParams
+from vllm_infogain.sampling.scores import adaptive_count, position_score
 from vllm_infogain.sampling.statistics import RowStatistics
+
+
+@dataclass(frozen=True)
+class View:
+    """What a sampler sees of the state at one step: the active block's masked positions, in canvas order."""
+
+    logits: torch.Tensor  # [masked, vocab] fp32
+    statistics: RowStatistics  # [masked]
+    offsets: torch.Tensor  # [masked] int64: places in the canvas
+    previous: torch.Tensor | None = None  # [masked, vocab] log-probabilities one step earlier, for KLASS
+    log_frequencies: torch.Tensor | None = None  # [vocab] of a background text, for PC
+    masked_elsewhere: bool = False  # positions outside the block count for H(z) too
 
 
 @dataclass(frozen=True)
@@ -18,7 +31,7 @@ class Proposal:
 
     positions: torch.Tensor  # [candidates, written] int64, ascending in each row
     tokens: torch.Tensor  # [candidates, written] int64
-    bypassed: bool  # the positions surer than gamma filled the whole action
+    bypassed: bool  # sure positions made up the whole action
 
 
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
@@ -30,43 +43,37 @@ def step_generator(seed: int, step: int, device: torch.device) -> torch.Generato
     return torch.Generator(device).manual_seed(mixed & 0x7FFFFFFFFFFFFFFF)
 
 
-def draw_tokens(logits: torch.Tensor, count: int, temperature: float, generator: torch.Generator) -> torch.Tensor:
-    """`count` independent draws per row from softmax(logits / temperature), by Gumbel-max.
+def token_logits(logits: torch.Tensor, params: DecodingParams) -> torch.Tensor:
+    """The logits [masked, vocab] that tokens are drawn from: temperature, then top-k, then top-p, as in vLLM."""
+    if params.temperature == 0:
+        return logits
+    scaled = logits / params.temperature
+    if 0 < params.top_k < scaled.shape[-1]:
+        kth = scaled.topk(params.top_k, dim=-1).values[..., -1:]
+        scaled = scaled.masked_fill(scaled < kth, -torch.inf)
+    if params.top_p < 1:
+        ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
+        probabilities = ordered.softmax(-1)
+        # A token stays if those before it do not yet reach top_p; the first always stays.
+        beyond = probabilities.cumsum(-1) - probabilities >= params.top_p
+        beyond[..., 0] = False
+        scaled = scaled.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+    return scaled
 
-    [rows, vocab] -> [count, rows]. Temperature 0 takes the most likely token.
+
+def draw_tokens(scaled: torch.Tensor, count: int, temperature: float, generator: torch.Generator) -> torch.Tensor:
+    """`count` independent draws per row from softmax(scaled), by Gumbel-max: [masked, vocab] -> [count, masked].
+
+    `scaled` is what `token_logits` gave; at temperature 0 the most likely token is taken.
     """
     if temperature == 0:
-        return logits.argmax(-1).expand(count, -1)
-    scaled = logits / temperature
+        return scaled.argmax(-1).expand(count, -1)
     draws = []
     for _ in range(count):
-        # -log of an exponential variate is a Gumbel variate. One [rows, vocab] buffer at a time.
+        # -log of an exponential variate is a Gumbel variate. One [masked, vocab] buffer at a time.
         gumbel = torch.empty_like(scaled).exponential_(generator=generator).log_().neg_()
         draws.append((scaled + gumbel).argmax(-1))
-    return torch.stack(draws)
-
-
-def position_score(
-    name: str, statistics: RowStatistics, logits: torch.Tensor, tokens: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
-    """The certainty score phi [candidates, masked], higher first, for drawn tokens [candidates, masked]."""
-    match name:
-        case "sampled":
-            drawn = logits.gather(-1, tokens.T).T
-            return (drawn - statistics.log_normalizer).exp()
-        case "confidence":
-            score = statistics.top_probability
-        case "entropy":
-            score = -statistics.entropy
-        case "margin":
-            score = statistics.margin
-        case "ar":
-            score = -torch.arange(tokens.shape[-1], device=tokens.device, dtype=torch.float32)
-        case "uniform":
-            score = torch.rand(tokens.shape[-1], device=tokens.device, generator=generator)
-        case _:
-            raise AssertionError(name)
-    return score.expand(tokens.shape[0], -1)
+    return torch.stack(draws) if draws else scaled.new_empty((0, scaled.shape[0]), dtype=torch.int64)
 
 
 def choose_positions(
@@ -101,36 +108,41 @@ def distinct(positions: torch.Tensor, tokens: torch.Tensor) -> Proposal:
     return Proposal(positions[keep], tokens[keep], bypassed=False)
 
 
-def propose(
-    logits: torch.Tensor, statistics: RowStatistics, params: DecodingParams, generator: torch.Generator
-) -> Proposal:
-    """The candidate actions of one step, from the logits [masked, vocab] of the block's masked positions.
+def propose(view: View, params: DecodingParams, written: int, generator: torch.Generator) -> Proposal:
+    """The candidate actions of one step, each writing `written` positions (adaptive samplers: as many as they allow).
 
-    One candidate means that nothing has to be compared: a greedy sampler; every sure position filled the action
-    (bypass); or the action writes all that is left of the block. In the last case H(z') = 0 and C are the same for
-    every candidate, so J ties and the greedy action wins.
+    One candidate means that nothing has to be compared.
     """
-    masked = logits.shape[0]
-    written = min(params.tokens_per_step, masked)
-    if not params.looks_ahead:
-        tokens = draw_tokens(logits, 1, params.temperature, generator)
-        scores = position_score(params.sampler, statistics, logits, tokens, generator)
-        positions = choose_positions(scores, written, params.tau_position, generator)
-        return distinct(positions, tokens.gather(-1, positions))
+    if params.looks_ahead:
+        return propose_candidates(view, params, written, generator)
+    scaled = token_logits(view.logits, params)
+    tokens = draw_tokens(scaled, 1, params.temperature, generator)
+    scores = position_score(params.sampler, view, tokens, params, generator)
+    written = adaptive_count(scores[0], view, params) or written
+    positions = choose_positions(scores, written, params.tau_position, generator)
+    return distinct(positions, tokens.gather(-1, positions))
 
-    greedy = draw_tokens(logits, 1, params.temperature, generator)  # [1, masked]
-    if written == masked:
-        return Proposal(torch.arange(masked, device=logits.device).unsqueeze(0), greedy, bypassed=False)
-    sure = sure_positions(statistics, params.bypass_threshold, written)
-    if sure.numel() == written:
+
+def propose_candidates(view: View, params: DecodingParams, written: int, generator: torch.Generator) -> Proposal:
+    """The actions that look-ahead compares: the greedy one, and N - 1 drawn ones.
+
+    There is only one if sure positions make up the whole action (bypass), or if the action settles all that counts
+    for H(z): then H(z') = 0 and C are the same for every candidate, J ties, and the greedy action wins.
+    """
+    scaled = token_logits(view.logits, params)
+    greedy = draw_tokens(scaled, 1, params.temperature, generator)  # [1, masked]
+    masked = view.logits.shape[0]
+    if written == masked and not view.masked_elsewhere:
+        return Proposal(torch.arange(masked, device=scaled.device).unsqueeze(0), greedy, bypassed=False)
+    sure = sure_positions(view.statistics, params.bypass_threshold, written)
+    if sure.numel() == written or (sure.numel() > 0 and params.bypass_mode == "only"):
         sure = sure.sort().values.unsqueeze(0)
         return Proposal(sure, greedy.gather(-1, sure), bypassed=True)
 
     count = params.num_candidates
-    others = draw_tokens(logits, count - 1, params.temperature, generator) if count > 1 else greedy[:0]
-    tokens = torch.cat([greedy, others])
+    tokens = torch.cat([greedy, draw_tokens(scaled, count - 1, params.temperature, generator)])
     tokens[:, sure] = greedy[0, sure]  # fixed means the same in every candidate
-    scores = position_score(params.position_score, statistics, logits, tokens, generator).clone()
+    scores = position_score(params.position_score, view, tokens, params, generator).clone()
     scores[:, sure] = -torch.inf
     free = written - sure.numel()
     positions = torch.cat(

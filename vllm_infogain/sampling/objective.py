@@ -2,9 +2,11 @@
 
 import torch
 
+from vllm_infogain.params import DecodingParams
+
 
 def state_uncertainty(entropy: torch.Tensor, how: str) -> torch.Tensor:
-    """H(z) from the entropies [..., masked] of the positions that may be decoded now -> [...].
+    """H(z) from the entropies [..., masked] of the positions that count -> [...].
 
     `mean` is the paper's; `sum` leaves out its normaliser. 0 where nothing is masked.
     """
@@ -21,9 +23,9 @@ def action_cost(entropy: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return entropy[positions].sum(-1)
 
 
-def objective(sampler: str, now: torch.Tensor, after: torch.Tensor, cost: torch.Tensor) -> torch.Tensor:
+def objective(params: DecodingParams, now: torch.Tensor, after: torch.Tensor, cost: torch.Tensor) -> torch.Tensor:
     """J of each candidate [candidates], from H(z) [], H(z') [candidates] and C(a, z) [candidates].
 
-    info_gain: J = H(z) - H(z') - C; lookum: J = -H(z').
+    info_gain, beam: J = H(z) - H(z') - w C, w the cost weight; lookum: J = -H(z'), which ranks as w = 0 does.
     """
-    return -after if sampler == "lookum" else now - after - cost
+    return -after if params.sampler == "lookum" else now - after - params.cost_weight * cost

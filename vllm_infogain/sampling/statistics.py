@@ -39,7 +39,9 @@ def row_statistics(logits: torch.Tensor) -> RowStatistics:
     )
 
 
-def forbid_tokens(logits: torch.Tensor, token_ids: list[int]) -> torch.Tensor:
-    """Set the columns of tokens that must never be written (the mask token) to -inf, in place."""
-    logits[..., token_ids] = -torch.inf
+def adjust_logits(logits: torch.Tensor, mask_id: int, eos_ids: tuple[int, ...], eos_penalty: float) -> torch.Tensor:
+    """Before anything is read off logits [..., vocab]: never predict the mask token; make EOS pay. In place."""
+    logits[..., mask_id] = -torch.inf
+    if eos_penalty:
+        logits[..., list(eos_ids)] -= eos_penalty
     return logits

@@ -1,0 +1,64 @@
+"""Best-of-N: whole independent generations by the entropy sampler; the lowest cumulative entropy wins."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from vllm_infogain.params import DecodingParams
+from vllm_infogain.sampling.decoder import Pending, Report, SingleDecoder
+from vllm_infogain.sampling.statistics import RowStatistics
+from vllm_infogain.sampling.track import Track
+
+
+def generation_seeds(params: DecodingParams) -> list[int]:
+    """A seed for each generation. Far apart, because vLLM seeds the `n` samples of a request seed, seed + 1, ..."""
+    return [params.seed + (index << 32) for index in range(params.num_generations)]
+
+
+class BestOfNDecoder:
+    """Runs `num_generations` tracks side by side. Tokens come out at the end."""
+
+    def __init__(self, track: Track) -> None:
+        self.params = track.params
+        self.report = Report()
+        greedy = dataclasses.replace(track.params, sampler="entropy")
+        self._generations = []
+        for seed in generation_seeds(self.params):
+            twin = track.fork()
+            twin.params, twin.seed = greedy, seed
+            self._generations.append(SingleDecoder(twin))
+        self._waiting = list(self._generations)  # those that the pending sequences belong to
+        self._finished: list[int] = []
+        self.pending: Pending | None = None
+        self._gather()
+
+    def take_finished(self) -> list[int]:
+        finished, self._finished = self._finished, []
+        return finished
+
+    def consume(self, logits: torch.Tensor, statistics: RowStatistics) -> None:
+        pending = self.pending
+        assert pending is not None
+        self.report.forwards += 1
+        self.report.rows += len(logits) * pending.sequences.shape[1]
+        for index in range(len(logits)):
+            self._waiting[pending.consumed + index].consume(logits[index : index + 1], statistics[index : index + 1])
+        pending.consumed += len(logits)
+        if pending.remaining == 0:
+            self._gather()
+
+    def _gather(self) -> None:
+        """Ask for the next forward of every generation that goes on, or end."""
+        self._waiting = [generation for generation in self._generations if generation.pending is not None]
+        parts = [generation.pending for generation in self._waiting if generation.pending is not None]
+        if parts:
+            # All write equally many positions per step, so their masked positions stack.
+            sequences = torch.cat([part.sequences for part in parts])
+            self.pending = Pending(sequences, torch.cat([part.masked for part in parts]))
+            return
+        best = min(self._generations, key=lambda generation: generation.track.cumulative_entropy)
+        self.report.take(best.track)
+        self._finished += best.track.canvas
+        self.pending = None
