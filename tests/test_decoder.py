@@ -59,6 +59,7 @@ settings_of_requests = st.builds(
     num_generations=st.integers(1, 4),
     schedule=st.sampled_from(["fixed", "linear", "cosine"]),
     steps=st.integers(1, 15),
+    absolute_blocks=st.booleans(),
     eos_penalty=st.sampled_from([0.0, 2.0]),
     eos_ids=st.just((5,)),
     stop_ids=st.sampled_from([(), (5,), (4, 5)]),

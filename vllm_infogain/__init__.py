@@ -3,8 +3,9 @@
 from typing import Any
 
 from vllm_infogain.params import DecodingParams, ParameterError
+from vllm_infogain.standalone import InfoGainSampler
 
-__all__ = ["DecodingParams", "ParameterError", "engine_args", "load_llm", "report"]
+__all__ = ["DecodingParams", "InfoGainSampler", "ParameterError", "engine_args", "load_llm", "report"]
 __version__ = "0.1.0"
 
 

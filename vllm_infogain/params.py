@@ -116,6 +116,7 @@ class DecodingParams:
     canvas_length: int = 16  # max_tokens
     stop_ids: tuple[int, ...] = ()  # tokens after which the rest of the canvas is dropped
     eos_ids: tuple[int, ...] = ()  # the model's EOS tokens, for eos_penalty
+    absolute_blocks: bool = False  # blocks end at multiples of block_length from the prompt's start, not the canvas's
 
     @property
     def looks_ahead(self) -> bool:
@@ -166,6 +167,7 @@ def parse_params(
     top_p: float = 1.0,
     stop_ids: tuple[int, ...] = (),
     eos_ids: tuple[int, ...] = (),
+    absolute_blocks: bool = False,
 ) -> DecodingParams:
     """One request's record: its own keys over the server's defaults over the fields' defaults.
 
@@ -181,6 +183,7 @@ def parse_params(
         canvas_length=integer(1)("max_tokens", canvas_length),
         stop_ids=stop_ids,
         eos_ids=eos_ids,
+        absolute_blocks=absolute_blocks,
     )
     if "block_length" in given and params.block_length > canvas_length:
         raise ParameterError(

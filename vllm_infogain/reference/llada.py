@@ -127,20 +127,30 @@ class Block(nn.Module):
         return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
 
 
+class Transformer(nn.Module):
+    def __init__(self, shape: LLaDAShape):
+        super().__init__()
+        self.shape = shape
+        self.wte = nn.Embedding(shape.embedding_size, shape.d_model)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layers))
+        self.ln_f = RMSNorm(shape.d_model, shape.rms_norm_eps)
+        if not shape.weight_tying:
+            self.ff_out = nn.Linear(shape.d_model, shape.embedding_size, bias=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        cos, sin = rope_table(input_ids.shape[1], self.shape.head_dim, self.shape.rope_theta, input_ids.device)
+        x = self.wte(input_ids)
+        for block in self.blocks:
+            x = block(x, cos, sin)
+        head = self.wte.weight if self.shape.weight_tying else self.ff_out.weight
+        return F.linear(self.ln_f(x), head[: self.shape.vocab_size]).float()
+
+
 class LLaDA(nn.Module):
     def __init__(self, shape: LLaDAShape):
         super().__init__()
         self.shape = shape
-        transformer = nn.ModuleDict(
-            {
-                "wte": nn.Embedding(shape.embedding_size, shape.d_model),
-                "blocks": nn.ModuleList(Block(shape) for _ in range(shape.n_layers)),
-                "ln_f": RMSNorm(shape.d_model, shape.rms_norm_eps),
-            }
-        )
-        if not shape.weight_tying:
-            transformer["ff_out"] = nn.Linear(shape.d_model, shape.embedding_size, bias=False)
-        self.model = nn.ModuleDict({"transformer": transformer})
+        self.model = nn.ModuleDict({"transformer": Transformer(shape)})
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """input_ids [B, L] int64 -> logits [B, L, vocab_size] fp32; row i predicts position i.
@@ -148,13 +158,7 @@ class LLaDA(nn.Module):
         All L tokens attend to each other, so the rows of a batch must have one length. The table's padding rows
         get no column: they can never be predicted.
         """
-        transformer = self.model["transformer"]
-        cos, sin = rope_table(input_ids.shape[1], self.shape.head_dim, self.shape.rope_theta, input_ids.device)
-        x = transformer["wte"](input_ids)
-        for block in transformer["blocks"]:
-            x = block(x, cos, sin)
-        head = transformer["wte" if self.shape.weight_tying else "ff_out"]
-        return F.linear(transformer["ln_f"](x), head.weight[: self.shape.vocab_size]).float()
+        return self.model["transformer"](input_ids)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> "LLaDA":

@@ -95,9 +95,10 @@ class _Oracle:
 
     def block_of(self, state: list[int]) -> tuple[int, int]:
         """First and last + 1 position of the block with the first mask."""
-        size = self.params.block_length or self.params.canvas_length
-        first = self.start + (state.index(self.mask_id, self.start) - self.start) // size * size
-        return first, min(first + size, len(state))
+        size = self.params.block_length or len(state)
+        origin = 0 if self.params.absolute_blocks else self.start
+        first = origin + (state.index(self.mask_id, self.start) - origin) // size * size
+        return max(first, self.start), min(first + size, len(state))
 
     def masked(self, state: list[int], first: int, last: int) -> list[int]:
         return [position for position in range(first, last) if state[position] == self.mask_id]

@@ -64,7 +64,9 @@ class Track:
 
     @property
     def block_end(self) -> int:
-        return min(self.block_start + (self.params.block_length or self.length), self.length)
+        size = self.params.block_length or self.length
+        start = self.block_start // size * size if self.params.absolute_blocks else self.block_start
+        return min(start + size, self.length)
 
     @property
     def is_done(self) -> bool:

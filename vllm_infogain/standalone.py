@@ -1,0 +1,182 @@
+"""The samplers as a library, for any Hugging Face masked diffusion model. Needs torch and transformers, no vLLM.
+
+    from vllm_infogain import InfoGainSampler
+
+    results = InfoGainSampler(model, tokenizer).sample(input_ids, max_new_tokens=64, tokens_per_step=2)
+
+The same decoders as the engine's drive it, so a seeded request gives the same tokens here and there (fp32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vllm_infogain.params import DecodingParams, ParameterError, parse_params
+from vllm_infogain.sampling import Decoder, make_decoder
+from vllm_infogain.sampling.decoder import Report
+from vllm_infogain.sampling.statistics import adjust_logits, row_statistics
+
+# (model, input_ids [n, length]) -> logits [n, length, vocab] whose row i predicts position i
+Adapter = Callable[[Any, torch.Tensor], torch.Tensor]
+
+
+def same_position(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    """LLaDA and MMaDA: full attention, row i predicts position i."""
+    output = model(input_ids)
+    return output if isinstance(output, torch.Tensor) else output.logits
+
+
+def shifted(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    """Dream: row i predicts position i + 1, so position i is read off row max(i - 1, 0)."""
+    logits = same_position(model, input_ids)
+    return torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
+
+
+def block_causal(block_size: int) -> Adapter:
+    """SDAR, TraDo: full attention inside blocks of absolute positions, causal over blocks. Sample with
+    `block_length` equal to `block_size` and `absolute_blocks=True`."""
+
+    def adapter(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
+        block = torch.arange(input_ids.shape[1], device=input_ids.device) // block_size
+        dtype = next(model.parameters()).dtype
+        hidden = torch.zeros(len(block), len(block), device=input_ids.device, dtype=dtype)
+        hidden.masked_fill_(block[None, :] > block[:, None], torch.finfo(dtype).min)
+        return model(input_ids, attention_mask=hidden.expand(len(input_ids), 1, -1, -1)).logits
+
+    return adapter
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt's result."""
+
+    tokens: list[int]  # the canvas, up to and including the first stop token of a finished block
+    text: str | None  # without special tokens; None without a tokenizer
+    report: Report  # figures, and every step: positions, tokens, entropies, J of every candidate
+
+
+class InfoGainSampler:
+    """Decodes canvases with a Hugging Face masked diffusion model, one batched forward at a time.
+
+    Args:
+        model: called with input_ids [n, length]; returns logits [n, length, vocab] or an object that has them.
+        tokenizer: for texts and the ids below; optional if both are given.
+        mask_token_id, eos_token_id: default to the model config's, then to the tokenizer's.
+        adapter: how the model is called: `same_position`, `shifted`, `block_causal(size)` or your own.
+        max_sequences: sequences per forward; more are run in turns.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        mask_token_id: int | None = None,
+        eos_token_id: int | None = None,
+        adapter: Adapter = same_position,
+        max_sequences: int = 64,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.adapter = adapter
+        self.max_sequences = max_sequences
+        self.eos_id = self._token_id("eos_token_id", eos_token_id)
+        mask_id = self._token_id("mask_token_id", mask_token_id)
+        if mask_id is None:
+            raise ParameterError("mask_token_id", None, "neither config nor tokenizer names it; give the model's")
+        self.mask_id: int = mask_id
+
+    def _token_id(self, name: str, given: int | None) -> int | None:
+        sources = (getattr(self.model, "config", None), getattr(self.model, "shape", None), self.tokenizer)
+        found = (getattr(source, name, None) for source in sources)
+        return given if given is not None else next((value for value in found if value is not None), None)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        input_ids: torch.Tensor | Sequence[int] | Sequence[Sequence[int]],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        ignore_eos: bool = False,
+        absolute_blocks: bool = False,
+        log_frequencies: torch.Tensor | None = None,
+        **knobs: Any,
+    ) -> list[Sample]:
+        """Fill a canvas of `max_new_tokens` after every prompt.
+
+        Args:
+            input_ids: one prompt or several, of any lengths; a tensor [length] or [prompts, length] has no padding.
+            max_new_tokens: canvas length.
+            temperature, top_k, top_p: how tokens are drawn.
+            seed: of every prompt alike, as if each were a request of its own.
+            ignore_eos: decode past an EOS.
+            absolute_blocks: blocks end at multiples of `block_length` counted from the prompt's start.
+            log_frequencies: [vocab], for `sampler="pc"`; see `sampling.frequencies`.
+            knobs: the decoding parameters of the README's table.
+
+        Raises:
+            ParameterError (a ValueError): naming the parameter, its value and the remedy.
+        """
+        eos_ids = () if self.eos_id is None else (self.eos_id,)
+        params = parse_params(
+            {"return_trajectory": True, **knobs},
+            defaults={},
+            temperature=temperature,
+            seed=seed,
+            canvas_length=max_new_tokens,
+            top_k=top_k,
+            top_p=top_p,
+            stop_ids=() if ignore_eos else eos_ids,
+            eos_ids=eos_ids,
+            absolute_blocks=absolute_blocks,
+        )
+        decoders = [make_decoder(prompt, params, self.mask_id, log_frequencies) for prompt in self._prompts(input_ids)]
+        tokens: list[list[int]] = [[] for _ in decoders]
+        while any(decoder.pending is not None for decoder in decoders):
+            self._step(decoders, params)
+            for finished, decoder in zip(tokens, decoders, strict=True):
+                finished += decoder.take_finished()
+        return [self._result(finished, decoder) for finished, decoder in zip(tokens, decoders, strict=True)]
+
+    def _prompts(self, input_ids: Any) -> list[list[int]]:
+        prompts = input_ids.tolist() if isinstance(input_ids, torch.Tensor) else [*input_ids]
+        if prompts and isinstance(prompts[0], int):
+            prompts = [prompts]
+        for prompt in prompts:
+            if not len(prompt):
+                raise ParameterError("input_ids", prompt, "give every prompt at least one token")
+            if self.mask_id in prompt:
+                raise ParameterError("input_ids", self.mask_id, "a prompt holds the mask token; leave it out")
+        return [list(prompt) for prompt in prompts]
+
+    def _step(self, decoders: list[Decoder], params: DecodingParams) -> None:
+        """One forward for as many pending sequences of one length as fit, whoever they belong to."""
+        waiting = [(decoder, decoder.pending) for decoder in decoders if decoder.pending is not None]
+        length = waiting[0][1].sequences.shape[1]
+        parts, room = [], self.max_sequences
+        for decoder, pending in waiting:
+            count = min(room, pending.remaining)
+            if count and pending.sequences.shape[1] == length:
+                parts.append((decoder, *pending.part(count)))
+                room -= count
+        device = next(self.model.parameters()).device
+        logits = self.adapter(self.model, torch.cat([sequences for _, sequences, _ in parts]).to(device))
+        first = 0
+        for decoder, sequences, masked in parts:
+            rows = torch.arange(first, first + len(sequences), device=device).unsqueeze(1)
+            first += len(sequences)
+            wanted = logits[rows, masked.to(device)].float()  # [sequences, masked, vocab]
+            adjust_logits(wanted, self.mask_id, params.eos_ids, params.eos_penalty)
+            decoder.consume(wanted, row_statistics(wanted))
+
+    def _result(self, tokens: list[int], decoder: Decoder) -> Sample:
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True) if self.tokenizer is not None else None
+        return Sample(tokens, text, decoder.report)
