@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 from server import serve
 
+from vllm_infogain.embedded import model_path
+from vllm_infogain.embedded.tokenizer import VOCAB
+from vllm_infogain.params import PARSERS, SAMPLERS
+from vllm_infogain.sampling.frequencies import load_log_frequencies
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -43,13 +48,35 @@ def test_ci_runs_the_readmes_test_command():
 
 
 @pytest.mark.engine
-def test_the_python_example_runs_as_printed(tmp_path):
-    (example,) = blocks("python")
-    script = tmp_path / "example.py"
-    script.write_text(example)
-    output = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=300).stdout
-    assert "1" in output
-    assert "cumulative_entropy" in output
+def test_the_python_examples_run_as_printed(tmp_path):
+    outputs = []
+    for example in blocks("python"):
+        script = tmp_path / "example.py"
+        script.write_text(example)
+        done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=300)
+        outputs.append(done.stdout)
+    offline, library = outputs
+    assert re.search(r"1\d{3}\n\d{2}2\d\n\d3\d{2}\n\d{3}4", offline), "the givens stay where they are"
+    assert "cumulative_entropy" in offline
+    assert library.startswith("6*7=0101010 ")
+
+
+def test_the_frequency_command_runs_as_printed(tmp_path):
+    command = re.search(r"`python (-m vllm_infogain.sampling.frequencies .*?)`", README)[1]
+    (tmp_path / "text").write_text("3*7=21\n")
+    names = {"TEXT": tmp_path / "text", "MODEL": model_path(), "FILE": tmp_path / "counts.json"}
+    words = [str(names.get(word, word)) for word in command.split()]
+    subprocess.run([sys.executable, *words], check=True, timeout=120)
+    table = load_log_frequencies(tmp_path / "counts.json", len(VOCAB)).exp()
+    assert table[VOCAB["1"]] == pytest.approx(1 / (7 + 0.5 * (len(VOCAB) - 7)))
+
+
+def test_every_parameter_and_sampler_is_in_the_readme():
+    parameters, samplers = README.split("| sampler | what it does |")
+    for name in PARSERS:
+        assert f"`{name}`" in parameters, name
+    for name in SAMPLERS:
+        assert f"`{name}`" in samplers, name
 
 
 @pytest.mark.engine

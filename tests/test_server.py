@@ -228,7 +228,7 @@ BAD = {  # parameter that the message must name, arguments of the request
     "a mask among the prompt's ids": ("prompt", request(prompt=[5, 3, 6])),
     "logprobs": ("logprobs", request(body={"logprobs": 2})),
     "min_p": ("min_p", request(body={"min_p": 0.1})),
-    "top_p": ("top_p", request(body={"top_p": 0.5})),
+    "repetition_penalty": ("repetition_penalty", request(body={"repetition_penalty": 1.5})),
     "a presence penalty": ("presence_penalty", request(body={"presence_penalty": 0.5})),
     "a logit bias": ("logit_bias", request(body={"logit_bias": {"7": 1.0}})),
     # vLLM turns response_format into structured_outputs before anyone else sees it.

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import vllm_infogain
-from vllm_infogain.embedded.tasks import CANVAS, Problem, check, countdown, sudoku
+from vllm_infogain.embedded.tasks import CANVAS, Problem, check, countdown, judgement, multiplication, sudoku
 
 HELD_OUT_SEED = 20260218
 
@@ -43,8 +43,15 @@ class Score:
 
 
 def held_out(task: str, count: int, **options: Any) -> list[Problem]:
-    """`count` distinct held-out problems of `sudoku` or `countdown`, the same ones at every call."""
-    rng, make = Random(HELD_OUT_SEED), {"sudoku": sudoku, "countdown": countdown}[task]
+    """`count` distinct held-out problems of a task, the same ones at every call.
+
+    Multiplication has too few prompts to hold any out: it is the bare `multiply`, `count` times over, whose factors
+    are the model's to choose (draw tokens at a temperature above 0).
+    """
+    rng = Random(HELD_OUT_SEED)
+    if task == "multiplication":
+        return [multiplication(rng, free=True) for _ in range(count)]
+    make = {"sudoku": sudoku, "countdown": countdown, "judgement": judgement}[task]
     problems: dict[str, Problem] = {}
     while len(problems) < count:
         problem = make(rng, "test", **options)

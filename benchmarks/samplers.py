@@ -1,0 +1,76 @@
+"""Every sampler on every task of the embedded model: accuracy, cumulative entropy, rows.
+
+    python -m benchmarks.samplers [--problems 100] [--out benchmarks/samplers.md]
+
+Every answer is checked by its task's rules. Writes the table into the docs and ends in one line of JSON.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+import vllm_infogain
+from benchmarks.environment import environment
+from vllm_infogain.embedded.tasks import CANVAS
+from vllm_infogain.evaluation import held_out, solve
+from vllm_infogain.params import SAMPLERS
+
+# At temperature 0 the bare `multiply` is one answer only, so that task draws its tokens at 1.
+TEMPERATURE = {"sudoku": 0.0, "countdown": 0.0, "judgement": 0.0, "multiplication": 1.0}
+SETTINGS = [
+    *({"sampler": sampler} for sampler in SAMPLERS),
+    {"sampler": "info_gain", "bypass_threshold": 1.0},
+    {"sampler": "info_gain", "bypass_threshold": 1.0, "state_uncertainty": "sum", "position_temperature": 5.0},
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--problems", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
+    arguments = parser.parse_args()
+    llm = vllm_infogain.load_llm(disable_log_stats=True)
+    machine = environment()
+    print(f"environment: {machine}")
+    lines = [
+        "# Every sampler on the embedded model",
+        "",
+        "Written by `python -m benchmarks.samplers`. Held-out problems (Sudoku: four givens; multiplication: the bare",
+        "`multiply`, whose factors the model chooses), the whole canvas as one block, defaults but for what is named.",
+        f"{arguments.problems} problems per cell, temperature 0 (multiplication 1). A cell: accuracy ± standard error,",
+        "cumulative entropy in nats, forward rows per token. K is `tokens_per_step`; `eb`, `threshold` and `factor`",
+        "choose their own number of positions, so their two rows are one.",
+        "",
+        f"Machine: {machine['cpu']}, vLLM {machine['vllm']}, torch {machine['torch']}.",
+        "",
+        "| K | settings | " + " | ".join(TEMPERATURE) + " |",
+        "|---|---|" + "---|" * len(TEMPERATURE),
+    ]
+    results = []
+    print("\n".join(lines[-2:]))
+    for tokens_per_step in (1, 2):
+        for knobs in SETTINGS:
+            cells = []
+            for task, temperature in TEMPERATURE.items():
+                options = {"givens": 4} if task == "sudoku" else {}
+                problems = held_out(task, arguments.problems, **options)
+                knobs_now = {**knobs, "tokens_per_step": tokens_per_step}
+                score = solve(llm, problems, knobs_now, temperature=temperature)
+                rows = score.mean("rows") / CANVAS[task]
+                cells.append(
+                    f"{100 * score.accuracy:.0f} ± {100 * score.standard_error:.0f} %, "
+                    f"{score.mean('cumulative_entropy'):.2f}, {rows:.0f}"
+                )
+                results.append({"task": task, **knobs_now, "accuracy": score.accuracy, "rows_per_token": rows})
+            settings = ", ".join(str(v) if k == "sampler" else f"{k} {v}" for k, v in knobs.items())
+            lines.append(f"| {tokens_per_step} | {settings} | " + " | ".join(cells) + " |")
+            print(lines[-1], flush=True)
+    arguments.out.write_text("\n".join(lines) + "\n")
+    print(json.dumps({"benchmark": "samplers", "problems": arguments.problems, "results": results}))
+
+
+if __name__ == "__main__":
+    main()

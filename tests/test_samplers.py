@@ -1,0 +1,278 @@
+"""Each sampler on logits written by hand, against positions and counts worked out here from its definition."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from test_decoder import MASK_ID, StubModel, drive
+
+from vllm_infogain.params import DecodingParams
+from vllm_infogain.reference import oracle
+from vllm_infogain.sampling.actions import View, propose, step_generator, token_logits
+from vllm_infogain.sampling.frequencies import log_frequencies
+from vllm_infogain.sampling.schedule import tokens_to_write
+from vllm_infogain.sampling.scores import is_stable, pc_score
+from vllm_infogain.sampling.statistics import adjust_logits, row_statistics
+
+# Five positions, vocabulary of three; the largest probability falls 0.96, 0.9, 0.8, 0.6, 0.4.
+P = torch.tensor([[0.96, 0.03, 0.01], [0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.3, 0.3, 0.4]])
+ENTROPY = [-sum(p * math.log(p) for p in row) for row in P.tolist()]  # 0.190, 0.394, 0.639, 0.898, 1.089
+
+
+def view(probabilities: torch.Tensor = P, **fields) -> View:
+    logits = probabilities.log()
+    return View(logits, row_statistics(logits), torch.arange(len(logits)), **fields)
+
+
+def written(sampler: str, at: View | None = None, count: int = 1, **knobs) -> list[int]:
+    params = DecodingParams(sampler=sampler, temperature=0.0, **knobs)
+    proposal = propose(at or view(), params, count, step_generator(0, 0, torch.device("cpu")))
+    assert len(proposal.positions) == 1
+    return proposal.positions[0].tolist()
+
+
+@pytest.mark.parametrize(("threshold", "positions"), [(0.95, [0]), (0.9, [0, 1]), (0.5, [0, 1, 2, 3]), (0.99, [0])])
+def test_threshold_writes_all_that_are_sure_enough_and_at_least_one(threshold, positions):
+    assert written("threshold", threshold=threshold - 1e-6) == positions
+
+
+@pytest.mark.parametrize(
+    # (n + 1)(1 - p_n): 2 x 0.04 = 0.08, 3 x 0.1 = 0.3, 4 x 0.2 = 0.8, 5 x 0.4 = 2, 6 x 0.6 = 3.6
+    ("factor", "count"),
+    [(0.01, 1), (0.1, 1), (0.31, 2), (0.9, 3), (2.1, 4), (4.0, 5)],
+)
+def test_factor_writes_the_largest_n_whose_bound_holds(factor, count):
+    assert written("factor", factor=factor) == list(range(count))
+
+
+@pytest.mark.parametrize(
+    # Sum of entropies less the largest: 0, 0.190, 0.584, 1.223, 2.121
+    ("bound", "count"),
+    [(0.0, 1), (0.18, 1), (0.2, 2), (0.6, 3), (1.3, 4), (2.2, 5)],
+)
+def test_eb_writes_as_many_as_its_entropy_bound_allows(bound, count):
+    assert written("eb", entropy_bound=bound) == list(range(count))
+
+
+def test_klass_prefers_a_stable_position_to_a_surer_one():
+    before = P.clone()
+    before[[0, 1]] = torch.tensor([0.3, 0.4, 0.3])  # 0 and 1 have moved since; 2, 3 and 4 have not
+    at = view(previous=before.log())
+    kl = sum(p * math.log(p / q) for p, q in zip(P[0].tolist(), before[0].tolist(), strict=True))
+    assert kl > 0.5
+    assert is_stable(at, 5e-4).tolist() == [0, 0, 1, 1, 1]
+    assert is_stable(at, kl + 1e-3).tolist()[0] == 1
+    assert written("klass", at) == [2]
+    assert written("klass", at, count=4) == [0, 2, 3, 4]
+    assert written("klass") == [0], "without a previous step it is confidence"
+
+
+def test_pc_weighs_position_and_how_rare_a_token_is():
+    counts = {0: 80, 1: 15, 2: 5}  # f = 0.8, 0.15, 0.05
+    at = view(log_frequencies=log_frequencies(counts, 3))
+    tokens = torch.tensor([[0, 0, 1, 0, 2]])
+    params = DecodingParams(sampler="pc", pc_lambda=0.5, pc_alpha=1.0)
+    expected = [
+        math.exp(-0.5 * place) * min(1.0, -p * math.log(f))
+        for place, (p, f) in enumerate([(0.96, 0.8), (0.9, 0.8), (0.8, 0.15), (0.6, 0.8), (0.4, 0.05)])
+    ]
+    torch.testing.assert_close(pc_score(at, tokens, params), torch.tensor([expected]), atol=1e-5, rtol=0)
+    assert expected.index(max(expected)) == 2  # rare enough to come before two surer ones
+    assert written("pc", at, pc_lambda=0.5, pc_alpha=1.0) == [2]
+    assert written("pc", at, pc_lambda=5.0, pc_alpha=1.0) == [0], "a steep weight goes left to right"
+
+
+def test_a_token_never_seen_counts_as_half_a_token():
+    assert log_frequencies({0: 7, 2: 2}, 3).exp().tolist() == pytest.approx([7 / 9.5, 0.5 / 9.5, 2 / 9.5])
+    with pytest.raises(ValueError, match="do not fit a vocabulary of 3"):
+        log_frequencies({3: 1}, 3)
+
+
+@pytest.mark.parametrize("sampler", ["eb", "threshold", "factor"])
+def test_adaptive_samplers_take_a_position_temperature(sampler):
+    params = DecodingParams(sampler=sampler, temperature=0.0, position_temperature=3.0, threshold=0.7, factor=0.9)
+    drawn = {
+        tuple(propose(view(), params, 1, step_generator(seed, 0, torch.device("cpu"))).positions[0].tolist())
+        for seed in range(40)
+    }
+    assert len(drawn) > 3
+    assert len({len(positions) for positions in drawn}) == 1, "how many is decided before which"
+
+
+# Schedules.
+
+
+def schedule(name: str, steps: int, size: int) -> list[int]:
+    params, masked, counts = DecodingParams(schedule=name, steps=steps, canvas_length=size), size, []
+    while masked:
+        counts.append(tokens_to_write(params, masked, len(counts), size))
+        masked -= counts[-1]
+    return counts
+
+
+def test_schedules_by_hand():
+    assert schedule("linear", 4, 16) == [4, 4, 4, 4]
+    assert schedule("linear", 4, 10) == [3, 3, 2, 2]
+    # 16 cos(pi/2 x i/4): 14.78, 11.31, 6.12, 0 remain
+    assert schedule("cosine", 4, 16) == [2, 4, 5, 5]
+    assert schedule("linear", 20, 5) == [1, 1, 1, 1, 1]
+    assert schedule("cosine", 1, 7) == [7]
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_a_schedule_never_takes_more_steps_than_given_and_ends_with_what_is_left(name):
+    for steps in range(1, 12):
+        for size in range(1, 20):
+            counts = schedule(name, steps, size)
+            assert len(counts) <= steps
+            assert sum(counts) == size
+            assert min(counts) >= 1
+
+
+def test_blocks_share_the_steps_of_the_canvas():
+    params = DecodingParams(
+        sampler="ar",
+        schedule="linear",
+        steps=6,
+        block_length=8,
+        canvas_length=24,
+        temperature=0.0,
+        return_trajectory=True,
+    )
+    _, decoder = drive(StubModel(), [1], params)
+    assert [len(step.positions) for step in decoder.report.trajectory] == [4] * 6
+
+
+def test_a_bypass_does_not_strand_masks_or_lengthen_the_schedule():
+    for mode in ("fill", "only"):
+        params = DecodingParams(
+            schedule="cosine", steps=5, canvas_length=13, bypass_threshold=0.3, bypass_mode=mode, block_length=0
+        )
+        tokens, decoder = drive(StubModel(), [1, 2], params)
+        assert MASK_ID not in tokens
+        assert decoder.report.steps <= 5
+
+
+# Bypass, filters, EOS.
+
+
+def test_bypass_only_writes_the_sure_positions_and_leaves_the_rest():
+    params = DecodingParams(temperature=0.0, bypass_threshold=0.85, bypass_mode="only")
+    proposal = propose(view(), params, 4, step_generator(0, 0, torch.device("cpu")))
+    assert proposal.positions.tolist() == [[0, 1]]
+    assert proposal.bypassed
+    filled = propose(
+        view(), dataclasses.replace(params, bypass_mode="fill"), 4, step_generator(0, 0, torch.device("cpu"))
+    )
+    assert not filled.bypassed
+    assert all({0, 1} < set(action) and len(action) == 4 for action in filled.positions.tolist())
+
+
+def test_top_k_and_top_p_leave_the_tokens_their_definitions_leave():
+    row = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+
+    def kept(**fields) -> list[bool]:
+        return (token_logits(row, DecodingParams(temperature=1.0, **fields)) > -torch.inf)[0].tolist()
+
+    assert kept(top_k=2) == [True, True, False, False]
+    assert kept(top_p=0.79) == [True, True, False, False]
+    assert kept(top_p=0.81) == [True, True, True, False]
+    assert kept(top_p=0.01) == [True, False, False, False]
+    assert kept(top_k=3, top_p=0.9) == [True, True, True, False]
+    assert kept() == [True] * 4
+
+
+def test_the_eos_penalty_is_subtracted_once_from_current_and_look_ahead_logits_alike():
+    logits = adjust_logits(torch.zeros(2, 4), 3, (1,), 2.0)
+    assert logits.tolist() == [[0.0, -2.0, 0.0, -math.inf]] * 2
+    model, seen = StubModel(), []
+
+    def spy(ids: torch.Tensor) -> torch.Tensor:
+        seen.append(len(ids))
+        return model(ids)
+
+    plain = DecodingParams(canvas_length=8, temperature=1.0, bypass_threshold=1.0, eos_ids=(5,))
+    seeded = (dataclasses.replace(plain, seed=seed) for seed in range(100))
+    plain = next(params for params in seeded if 5 in drive(model, [1, 2, 3], params)[0])
+    heavy = dataclasses.replace(plain, eos_penalty=1e4)
+    tokens, _ = drive(spy, [1, 2, 3], heavy)
+    assert 5 not in tokens
+    assert max(seen) > 1
+    assert tokens == oracle.decode(model, [1, 2, 3], heavy, MASK_ID).tokens
+
+
+def test_a_stop_token_ends_the_canvas_with_its_block():
+    class Stops(StubModel):
+        def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+            logits = super().__call__(ids)
+            logits[:, 5] = torch.nn.functional.one_hot(torch.tensor(4), 7) * 50.0  # canvas offset 3 is token 4
+            return logits
+
+    params = DecodingParams(canvas_length=12, block_length=4, temperature=0.0, stop_ids=(4,), sampler="ar")
+    tokens, decoder = drive(Stops(), [1, 2], params)
+    assert tokens[-1] == 4
+    assert tokens.index(4) == len(tokens) - 1 <= 3
+    assert decoder.report.steps == 4, "the two blocks behind are never decoded"
+
+
+# Beam search, best-of-N, and what equals what.
+
+COMMON = {"canvas_length": 10, "tokens_per_step": 2, "return_trajectory": True}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_beam_of_one_is_info_gain_token_for_token(seed):
+    for temperature in (0.0, 1.0):
+        shared = COMMON | {"temperature": temperature, "seed": seed, "block_length": 4}
+        beam, _ = drive(StubModel(seed), [1, 2], DecodingParams(sampler="beam", beam_width=1, **shared))
+        single, _ = drive(StubModel(seed), [1, 2], DecodingParams(sampler="info_gain", **shared))
+        assert beam == single
+
+
+def test_a_beam_keeps_the_best_by_the_sum_of_j_and_ends_with_the_least_entropy():
+    params = DecodingParams(
+        sampler="beam", beam_width=3, num_candidates=6, temperature=0.0, bypass_threshold=1.0, position_temperature=1.0,
+        canvas_length=6, block_length=0,
+    )  # fmt: skip
+    model = StubModel(2)
+    tokens, decoder = drive(model, [1], params)
+    # The sum of J telescopes: H(z_0) - H(z_end) - sum of C, and H(z_end) = 0.
+    trajectory = drive(model, [1], dataclasses.replace(params, return_trajectory=True))[1].report.trajectory
+    logits = adjust_logits(model(torch.tensor([[1] + [MASK_ID] * 6]))[0, 1:], MASK_ID, (), 0.0)
+    start = row_statistics(logits).entropy.mean().item()
+    total = sum(step.objective[0] for step in trajectory)
+    assert total == pytest.approx(start - decoder.report.cumulative_entropy, abs=1e-4)
+    assert tokens == oracle.decode(model, [1], params, MASK_ID).tokens
+
+
+def test_best_of_n_is_the_generation_with_the_lowest_cumulative_entropy():
+    from vllm_infogain.sampling.best_of_n import generation_seeds
+
+    params = DecodingParams(sampler="best_of_n", num_generations=6, temperature=1.0, seed=5, **COMMON)
+    tokens, decoder = drive(StubModel(), [1, 2], params)
+    generations = [
+        drive(StubModel(), [1, 2], dataclasses.replace(params, sampler="entropy", seed=seed))
+        for seed in generation_seeds(params)
+    ]
+    entropies = [generation.report.cumulative_entropy for _, generation in generations]
+    assert len(set(entropies)) > 1
+    best = entropies.index(min(entropies))
+    assert tokens == generations[best][0]
+    assert decoder.report.cumulative_entropy == entropies[best]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lookum_is_info_gain_with_a_cost_weight_of_0(seed):
+    shared = COMMON | {"temperature": 1.0, "seed": seed}
+    lookum, _ = drive(StubModel(seed), [1, 2], DecodingParams(sampler="lookum", **shared))
+    free, _ = drive(StubModel(seed), [1, 2], DecodingParams(sampler="info_gain", cost_weight=0.0, **shared))
+    assert lookum == free
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("score", ["confidence", "entropy", "margin"])
+def test_one_candidate_at_position_temperature_0_is_the_greedy_sampler(score, temperature):
+    shared = COMMON | {"temperature": temperature, "position_temperature": 0.0, "seed": 3, "bypass_threshold": 1.0}
+    look = DecodingParams(sampler="info_gain", num_candidates=1, position_score=score, **shared)
+    assert drive(StubModel(), [1, 2], look)[0] == drive(StubModel(), [1, 2], DecodingParams(sampler=score, **shared))[0]
