@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One OpenMP thread: a second one makes models this small slower, and far slower on a busy core.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test serve bench lint setup clean
+.PHONY: demo test serve lint setup clean
 
 demo: setup ## solve held-out puzzles with greedy samplers and with Info-Gain, on real vLLM
 	$(BIN)/python -m vllm_infogain.demo

@@ -43,6 +43,7 @@ class LLaDABlock(nn.Module):
             head_dim,
             max_position=vllm_config.model_config.max_model_len,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            dtype=torch.float32,
         )
         self.attn = Attention(
             heads, head_dim, head_dim**-0.5, num_kv_heads=kv_heads,
@@ -70,7 +71,9 @@ class LLaDABlock(nn.Module):
             hidden, residual = self.attn_norm(hidden, residual)
         qkv, _ = self.qkv_proj(hidden)
         query, key, value = qkv.split(self.qkv_sizes, dim=-1)
-        query, key = self.rotary_emb(positions, query, key)
+        # Rotated in fp32, as the released code does; vLLM would rotate in the model's dtype.
+        query, key = self.rotary_emb(positions, query.float(), key.float())
+        query, key = query.to(value.dtype), key.to(value.dtype)
         hidden, _ = self.attn_out(self.attn(query, key, value))
         hidden, residual = self.ff_norm(hidden, residual)
         gate_up, _ = self.gate_up_proj(hidden)

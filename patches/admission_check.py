@@ -32,7 +32,13 @@ def _check_complete_request(process_inputs):
         request = process_inputs(self, *args, **kwargs)
         if is_active(self.vllm_config):
             params, prompt = request.sampling_params, request.prompt_token_ids
-            check_request(params, prompt, self.vllm_config, lora_request=request.lora_request)
+            check_request(
+                params,
+                prompt,
+                self.vllm_config,
+                lora_request=request.lora_request,
+                is_resumable=request.resumable,
+            )
         return request
 
     return wrapper

@@ -93,7 +93,5 @@ def assert_matches_oracle(engine: Engine, job: Job, output: Any) -> None:
     assert list(output.outputs[0].token_ids) == expected.tokens, job
     assert [step["positions"] for step in report["trajectory"]] == [step.positions for step in expected.steps]
     for step, plain in zip(report["trajectory"], expected.steps, strict=True):
-        if job.knobs.get("sampler") == "beam":  # whose steps report the J of the survivor only
-            continue
         torch.testing.assert_close(torch.tensor(step["objective"]), torch.tensor(plain.objective), atol=1e-4, rtol=0)
     assert abs(report["cumulative_entropy"] - expected.cumulative_entropy) < 1e-3

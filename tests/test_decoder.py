@@ -82,8 +82,7 @@ def test_any_request_equals_the_oracle_and_leaves_no_mask(params: DecodingParams
     assert MASK_ID not in tokens
     for step, plain in zip(decoder.report.trajectory, expected.steps, strict=True):
         assert step.positions == plain.positions
-        if params.sampler != "beam":  # whose steps report the J of the survivor only
-            torch.testing.assert_close(torch.tensor(step.objective), torch.tensor(plain.objective), atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.tensor(step.objective), torch.tensor(plain.objective), atol=1e-4, rtol=0)
     written = [position for step in decoder.report.trajectory for position in step.positions]
     ends_early = len(tokens) < params.canvas_length
     assert len(written) == len(set(written)), "each position is written once"

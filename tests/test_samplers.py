@@ -106,7 +106,7 @@ def test_adaptive_samplers_take_a_position_temperature(sampler):
 def schedule(name: str, steps: int, size: int) -> list[int]:
     params, masked, counts = DecodingParams(schedule=name, steps=steps, canvas_length=size), size, []
     while masked:
-        counts.append(tokens_to_write(params, masked, len(counts), size))
+        counts.append(tokens_to_write(params, masked, len(counts), 0, size))
         masked -= counts[-1]
     return counts
 
@@ -142,6 +142,11 @@ def test_blocks_share_the_steps_of_the_canvas():
     )
     _, decoder = drive(StubModel(), [1], params)
     assert [len(step.positions) for step in decoder.report.trajectory] == [4] * 6
+    for steps in range(1, 30):
+        other = dataclasses.replace(params, steps=steps, block_length=6)
+        assert drive(StubModel(), [1], other)[1].report.steps == min(24, max(steps, 4)), (
+            "four blocks, one step each at least"
+        )
 
 
 def test_a_bypass_does_not_strand_masks_or_lengthen_the_schedule():
@@ -149,9 +154,11 @@ def test_a_bypass_does_not_strand_masks_or_lengthen_the_schedule():
         params = DecodingParams(
             schedule="cosine", steps=5, canvas_length=13, bypass_threshold=0.3, bypass_mode=mode, block_length=0
         )
-        tokens, decoder = drive(StubModel(), [1, 2], params)
-        assert MASK_ID not in tokens
-        assert decoder.report.steps <= 5
+        for scope in ("block", "sequence"):
+            scoped = dataclasses.replace(params, uncertainty_scope=scope, block_length=7 if scope == "sequence" else 0)
+            tokens, decoder = drive(StubModel(), [1, 2], scoped)
+            assert MASK_ID not in tokens
+            assert decoder.report.steps <= 5
 
 
 # Bypass, filters, EOS.
@@ -237,11 +244,12 @@ def test_a_beam_keeps_the_best_by_the_sum_of_j_and_ends_with_the_least_entropy()
     )  # fmt: skip
     model = StubModel(2)
     tokens, decoder = drive(model, [1], params)
-    # The sum of J telescopes: H(z_0) - H(z_end) - sum of C, and H(z_end) = 0.
+    # The sum of J telescopes to H(z_0) - H(z_end) - sum of C, and H(z_end) = 0.
     trajectory = drive(model, [1], dataclasses.replace(params, return_trajectory=True))[1].report.trajectory
     logits = adjust_logits(model(torch.tensor([[1] + [MASK_ID] * 6]))[0, 1:], MASK_ID, (), 0.0)
     start = row_statistics(logits).entropy.mean().item()
-    total = sum(step.objective[0] for step in trajectory)
+    # The last position's J is H - H = 0; it had no rival and reports none.
+    total = sum(step.objective[step.chosen] for step in trajectory if step.objective)
     assert total == pytest.approx(start - decoder.report.cumulative_entropy, abs=1e-4)
     assert tokens == oracle.decode(model, [1], params, MASK_ID).tokens
 
@@ -252,7 +260,7 @@ def test_best_of_n_is_the_generation_with_the_lowest_cumulative_entropy():
     params = DecodingParams(sampler="best_of_n", num_generations=6, temperature=1.0, seed=5, **COMMON)
     tokens, decoder = drive(StubModel(), [1, 2], params)
     generations = [
-        drive(StubModel(), [1, 2], dataclasses.replace(params, sampler="entropy", seed=seed))
+        drive(StubModel(), [1, 2], dataclasses.replace(params, sampler="entropy", position_temperature=0.1, seed=seed))
         for seed in generation_seeds(params)
     ]
     entropies = [generation.report.cumulative_entropy for _, generation in generations]

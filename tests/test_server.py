@@ -7,8 +7,8 @@ import urllib.request
 import openai
 import pytest
 
-from tests.checkpoints import write_llada
-from tests.server import is_healthy, serve
+from checkpoints import write_llada
+from server import is_healthy, serve
 from vllm_infogain.embedded import SERVED_NAME, model_path
 
 pytestmark = pytest.mark.engine
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.engine
 MODEL_LENGTH = 1024
 PROMPT = "judge 1+2*3=7"
 PROMPT_TOKENS = len(PROMPT) + 2  # one per character, and the two that open and close a prompt
-VLLMS_OWN = ("min_p", "response_format", "return_token_ids")  # fields the client knows no argument for
+VLLMS_OWN = ("min_p", "repetition_penalty", "response_format", "return_token_ids")  # fields the client knows no argument for
 WHOLE_CANVAS = {"sampler": "ar", "tokens_per_step": 64, "block_length": 0}  # few forwards, whatever the canvas
 
 

@@ -35,6 +35,11 @@ def report(output: Any) -> dict[str, Any]:
     """How a finished `vllm.RequestOutput` was decoded: steps, forwards, rows, candidates, bypassed_steps,
     cumulative_entropy (nats) and, if the request asked for it with `return_trajectory`, every step.
 
-    With `n` > 1 vLLM reports the last of the request's samples to finish.
+    With `n` > 1 it is that of the last of the request's samples to finish.
+
+    Raises:
+        ValueError: there is none; vLLM's front end ends a request at a stop string before the engine reports.
     """
+    if not output.kv_transfer_params:
+        raise ValueError(f"request {output.request_id} has no report: a stop string ended it, or it is not finished")
     return output.kv_transfer_params["infogain"]

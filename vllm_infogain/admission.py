@@ -8,7 +8,7 @@ import torch
 
 from vllm_infogain.engine.compat import SamplingParams, VllmConfig, VLLMValidationError
 from vllm_infogain.params import DecodingParams, ParameterError, parse_knobs, parse_params
-from vllm_infogain.plugin import is_active
+from vllm_infogain.plugin import WORKER, is_active
 from vllm_infogain.sampling.frequencies import load_log_frequencies
 
 FREQUENCIES = "background_frequencies"  # the setting that names a file for the sampler `pc`
@@ -59,7 +59,7 @@ def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_confi
         seed = 0 if sampling_params.temperature == 0 else int.from_bytes(digest, "big")
     stop_ids = {*(sampling_params.stop_token_ids or ()), *({sampling_params.eos_token_id} - {None})}
     eos = getattr(vllm_config.model_config.hf_config, "eos_token_id", None)
-    eos_ids = eos if isinstance(eos, list) else [eos] if eos is not None else []
+    eos_ids = {*(eos if isinstance(eos, list) else [eos]), sampling_params.eos_token_id} - {None}
     return parse_params(
         sampling_params.extra_args or {},
         defaults=server_defaults(vllm_config),
@@ -69,7 +69,7 @@ def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_confi
         top_k=sampling_params.top_k,
         top_p=sampling_params.top_p,
         stop_ids=tuple(sorted(stop_ids)),
-        eos_ids=tuple(eos_ids),
+        eos_ids=tuple(sorted(eos_ids)),
     )
 
 
@@ -80,7 +80,12 @@ def check_engine(vllm_config: VllmConfig) -> None:
         ParameterError (a ValueError): names the setting, its value and the remedy.
     """
     config = vllm_config
-    longest, budget = config.model_config.max_model_len, config.scheduler_config.max_num_batched_tokens
+    longest = config.model_config.max_model_len
+    batched, scheduled = (
+        config.scheduler_config.max_num_batched_tokens,
+        config.scheduler_config.max_num_scheduled_tokens,
+    )
+    budget = min(batched, scheduled or batched)
     refused = {
         "enable_prefix_caching": config.cache_config.enable_prefix_caching,
         "async_scheduling": config.scheduler_config.async_scheduling,
@@ -88,6 +93,7 @@ def check_engine(vllm_config: VllmConfig) -> None:
         "speculative_config": config.speculative_config is not None,
         "kv_transfer_config": config.kv_transfer_config is not None,
         "pipeline_parallel_size": config.parallel_config.pipeline_parallel_size > 1,
+        "scheduling_policy": config.scheduler_config.policy != "fcfs",
     }
     for name, is_on in refused.items():
         if is_on:
@@ -95,6 +101,8 @@ def check_engine(vllm_config: VllmConfig) -> None:
     if not is_active(config):
         scheduler = config.scheduler_config.scheduler_cls
         raise ParameterError("scheduler_cls", scheduler, "our worker needs our scheduler; leave it out")
+    if config.parallel_config.worker_cls != WORKER:
+        raise ParameterError("worker_cls", config.parallel_config.worker_cls, "our scheduler needs ours; leave it out")
     if budget < longest:
         raise ParameterError(
             "max_num_batched_tokens", budget, f"a whole sequence runs at once; give at least max_model_len={longest}"
@@ -113,6 +121,7 @@ def check_request(
     *,
     lora_request: Any = None,
     requested_canvas: int | None = None,
+    is_resumable: bool = False,
 ) -> None:
     """Refuse a request that cannot be served as asked.
 
@@ -122,6 +131,7 @@ def check_request(
         vllm_config: of the engine it is for.
         lora_request: the adapter asked for, if any.
         requested_canvas: the client's own max_tokens, where the HTTP layer may have cut it down.
+        is_resumable: more of the prompt is to come later.
 
     Raises:
         VLLMValidationError (a ValueError; HTTP 400): names the parameter, its value and the remedy.
@@ -134,6 +144,12 @@ def check_request(
         _check_sampling_fields(params)
         decoding_params("", params, vllm_config)
         _check_prompt(prompt, requested_canvas or params.max_tokens or 0, vllm_config)
+        if requested_canvas and params.max_tokens and requested_canvas > params.max_tokens:
+            raise ParameterError(
+                "max_tokens", requested_canvas, f"this server's limit is {params.max_tokens}; give at most that"
+            )
+        if is_resumable:
+            raise ParameterError("resumable", True, "a prompt cannot be streamed in; give it whole")
     except ParameterError as error:
         raise VLLMValidationError(str(error), parameter=error.parameter) from None
 
@@ -165,7 +181,11 @@ def _check_sampling_fields(params: SamplingParams) -> None:
     for name, default in _sampling_defaults().items():
         value = getattr(params, name)
         if value != default and value not in NEUTRAL.get(name, ()):
-            raise ParameterError(name, value, "not supported with masked diffusion; leave it out")
+            raise ParameterError(
+                name, value,
+                "not supported with masked diffusion; leave it out, or if the request does not set it, the model's "
+                "generation config does: start the server with --generation-config vllm",
+            )  # fmt: skip
 
 
 def _sampling_defaults() -> dict[str, Any]:

@@ -86,7 +86,7 @@ class DecodingParams:
     schedule: str = knob("fixed", choice("fixed", "linear", "cosine"))
     steps: int | None = knob(None, integer(1))  # S, for the whole canvas; required by linear and cosine
     block_length: int = knob(32, integer(0))  # canvas positions per block; 0: the whole canvas is one block
-    position_temperature: float | None = knob(None, number(0))  # tau_pos; None: 0.1 with look-ahead, 0 without
+    position_temperature: float | None = knob(None, number(0))  # tau_pos; None: `tau_position`
     # Look-ahead: which actions are compared, and by what.
     num_candidates: int = knob(8, integer(1, MAX_CANDIDATES))  # N
     position_score: str = knob("sampled", choice(*POSITION_SCORES))  # phi
@@ -126,7 +126,8 @@ class DecodingParams:
     def tau_position(self) -> float:
         """`position_temperature` with its sampler's default filled in."""
         if self.position_temperature is None:
-            return 0.1 if self.looks_ahead else 0.0
+            # Generations that all take the best positions would, at token temperature 0, all be the same.
+            return 0.1 if self.looks_ahead or self.sampler == "best_of_n" else 0.0
         return self.position_temperature
 
     @property
@@ -195,7 +196,7 @@ def parse_params(
         raise ParameterError(
             "beam_width", params.beam_width, f"num_candidates x beam_width must be at most {MAX_SEQUENCES}"
         )
-    if params.sampler == "beam" and params.bypass_mode == "only":
+    if params.sampler == "beam" and params.bypass_mode == "only" and params.bypass_threshold < 1:
         raise ParameterError(
             "bypass_mode",
             "only",

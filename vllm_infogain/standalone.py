@@ -76,7 +76,7 @@ class InfoGainSampler:
         tokenizer: Any = None,
         *,
         mask_token_id: int | None = None,
-        eos_token_id: int | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
         adapter: Adapter = same_position,
         max_sequences: int = 64,
     ) -> None:
@@ -84,13 +84,14 @@ class InfoGainSampler:
         self.tokenizer = tokenizer
         self.adapter = adapter
         self.max_sequences = max_sequences
-        self.eos_id = self._token_id("eos_token_id", eos_token_id)
+        eos = self._token_id("eos_token_id", eos_token_id)
+        self.eos_ids = () if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,)
         mask_id = self._token_id("mask_token_id", mask_token_id)
         if mask_id is None:
             raise ParameterError("mask_token_id", None, "neither config nor tokenizer names it; give the model's")
         self.mask_id: int = mask_id
 
-    def _token_id(self, name: str, given: int | None) -> int | None:
+    def _token_id(self, name: str, given: Any) -> Any:
         sources = (getattr(self.model, "config", None), getattr(self.model, "shape", None), self.tokenizer)
         found = (getattr(source, name, None) for source in sources)
         return given if given is not None else next((value for value in found if value is not None), None)
@@ -125,7 +126,6 @@ class InfoGainSampler:
         Raises:
             ParameterError (a ValueError): naming the parameter, its value and the remedy.
         """
-        eos_ids = () if self.eos_id is None else (self.eos_id,)
         params = parse_params(
             {"return_trajectory": True, **knobs},
             defaults={},
@@ -134,11 +134,13 @@ class InfoGainSampler:
             canvas_length=max_new_tokens,
             top_k=top_k,
             top_p=top_p,
-            stop_ids=() if ignore_eos else eos_ids,
-            eos_ids=eos_ids,
+            stop_ids=() if ignore_eos else self.eos_ids,
+            eos_ids=self.eos_ids,
             absolute_blocks=absolute_blocks,
         )
-        decoders = [make_decoder(prompt, params, self.mask_id, log_frequencies) for prompt in self._prompts(input_ids)]
+        device = next(self.model.parameters()).device
+        background = None if log_frequencies is None else log_frequencies.to(device)
+        decoders = [make_decoder(prompt, params, self.mask_id, background) for prompt in self._prompts(input_ids)]
         tokens: list[list[int]] = [[] for _ in decoders]
         while any(decoder.pending is not None for decoder in decoders):
             self._step(decoders, params)

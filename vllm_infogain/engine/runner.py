@@ -157,7 +157,7 @@ class InfoGainRunner:
         self.kv_caches = list(caches.values())
 
     @torch.inference_mode()
-    def profile_run(self) -> None:
+    def profile_run(self, **_unused) -> None:
         """The peak: a full budget of rows, with logits for as many of them as can be masked."""
         rows = self.vllm_config.scheduler_config.max_num_batched_tokens
         hidden = self._dummy_run(rows)

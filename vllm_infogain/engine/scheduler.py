@@ -10,7 +10,7 @@ Queues, page accounting, preemption, stopping, abort and statistics are vLLM's o
 
 import time
 
-from vllm_infogain.admission import decoding_params
+from vllm_infogain.admission import check_engine, decoding_params
 from vllm_infogain.engine.compat import (
     EngineCoreEventType,
     ModelRunnerOutput,
@@ -28,6 +28,7 @@ from vllm_infogain.engine.records import GroupPlan, StepPlan, StepResult
 class InfoGainScheduler(Scheduler):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        check_engine(self.vllm_config)
         self.use_v2_model_runner = True  # spares a copy of every token per step that only vLLM's V1 runner reads
         self._wanted: dict[str, int] = {}  # sequences each request wants evaluated next
         self._largest_group: dict[str, int] = {}  # sequences a request can come to want
@@ -89,6 +90,7 @@ class InfoGainScheduler(Scheduler):
                 self._length(request),
                 # Leave room for the largest group, so that look-ahead is evaluated whole; a lone request takes what is.
                 reserved_blocks=scratch if self.running else 0,
+                has_scheduled_reqs=bool(self.running),
             )
             if blocks is None:
                 return

@@ -60,7 +60,7 @@ def decode(
 ) -> OracleResult:
     """Fill `params.canvas_length` masks after the prompt."""
     if params.sampler == "best_of_n":
-        greedy = replace(params, sampler="entropy")
+        greedy = replace(params, sampler="entropy", position_temperature=params.tau_position)
         generations = [decode(model, prompt, replace(greedy, seed=seed), mask_id) for seed in generation_seeds(params)]
         return min(generations, key=lambda generation: generation.cumulative_entropy)
 
@@ -111,7 +111,11 @@ class _Oracle:
     def written(self, branch: Branch) -> int:
         first, last = self.block_of(branch.state)
         return tokens_to_write(
-            self.params, len(self.masked(branch.state, first, last)), branch.block_step, last - first
+            self.params,
+            len(self.masked(branch.state, first, last)),
+            branch.block_step,
+            first - self.start,
+            last - self.start,
         )
 
     def settles(self, branch: Branch) -> bool:

@@ -4,6 +4,7 @@ An action writes `written` of the `masked` positions of the active block. Positi
 masked positions in canvas order; ties always go to the lower index.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -39,8 +40,9 @@ def step_generator(seed: int, step: int, device: torch.device) -> torch.Generato
 
     They depend on nothing else, so a request draws the same numbers in any batch, and after a preemption.
     """
-    mixed = ((seed & 0xFFFFFFFF) << 20 | (seed >> 32) & 0xFFFFF) * 1_000_003 + step
-    return torch.Generator(device).manual_seed(mixed & 0x7FFFFFFFFFFFFFFF)
+    # A hash, because torch's CPU generator reads only the low 32 bits of its seed.
+    digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 def token_logits(logits: torch.Tensor, params: DecodingParams) -> torch.Tensor:
@@ -126,6 +128,9 @@ def propose(view: View, params: DecodingParams, written: int, generator: torch.G
 def propose_candidates(view: View, params: DecodingParams, written: int, generator: torch.Generator) -> Proposal:
     """The actions that look-ahead compares: the greedy one, and N - 1 drawn ones.
 
+    Greedy in its positions: they are the best ones. Its tokens, those of sure positions too, are drawn at the token
+    temperature like any others, so that N = 1 is the greedy sampler at that temperature.
+
     There is only one if sure positions make up the whole action (bypass), or if the action settles all that counts
     for H(z): then H(z') = 0 and C are the same for every candidate, J ties, and the greedy action wins.
     """
@@ -135,7 +140,8 @@ def propose_candidates(view: View, params: DecodingParams, written: int, generat
     if written == masked and not view.masked_elsewhere:
         return Proposal(torch.arange(masked, device=scaled.device).unsqueeze(0), greedy, bypassed=False)
     sure = sure_positions(view.statistics, params.bypass_threshold, written)
-    if sure.numel() == written or (sure.numel() > 0 and params.bypass_mode == "only"):
+    is_last = written == masked  # which takes what is left, whatever the mode
+    if sure.numel() == written or (sure.numel() > 0 and params.bypass_mode == "only" and not is_last):
         sure = sure.sort().values.unsqueeze(0)
         return Proposal(sure, greedy.gather(-1, sure), bypassed=True)
 

@@ -45,6 +45,8 @@ class BeamDecoder:
         self._done: list[Hypothesis] = []
         self._proposals: list[tuple[Proposal, RowStatistics]] = []  # of each live hypothesis; empty: states pend
         self._origin: list[tuple[int, int]] = []  # hypothesis and action of each pending sequence
+        self._before: torch.Tensor = torch.empty(0)  # [pending sequences] J less -H(z'): H(z) - w C
+        self._gains: list[list[float]] = []  # J of every action of each live hypothesis, as far as consumed
         self._expansions: list[Expansion] = []  # the best of those consumed so far
         self._states: list[tuple[torch.Tensor, RowStatistics]] = []  # logits of the live states consumed so far
         self._finished: list[int] = []
@@ -99,17 +101,17 @@ class BeamDecoder:
         if masked.shape[1] == 0:
             # Every action settles its block: H(z') = 0, and nothing needs a forward to be scored.
             for hypothesis, (proposal, statistics) in zip(self._live, proposals, strict=True):
-                now = state_uncertainty(statistics.entropy, self.params.state_uncertainty)
-                cost = action_cost(statistics.entropy, proposal.positions)
-                scores = objective(self.params, now, torch.zeros_like(cost), cost).tolist()
-                best = scores.index(max(scores))
-                hypothesis.score += scores[best]
-                hypothesis.track.write(proposal, best, statistics.entropy, scores)
+                gains = self._gain_before(proposal, statistics).tolist()
+                best = gains.index(max(gains))
+                hypothesis.score += gains[best]
+                hypothesis.track.write(proposal, best, statistics.entropy, gains if len(gains) > 1 else [])
             self._done += [hypothesis for hypothesis in self._live if hypothesis.track.is_done]
             self._live = [hypothesis for hypothesis in self._live if not hypothesis.track.is_done]
             self._await_states()
             return
         self._proposals = proposals
+        self._before = torch.cat([self._gain_before(proposal, statistics) for proposal, statistics in proposals])
+        self._gains = [[] for _ in proposals]
         self._origin = [(parent, action) for parent, group in enumerate(outcomes) for action in range(len(group))]
         self.pending = Pending(sequences, masked)
 
@@ -117,11 +119,10 @@ class BeamDecoder:
         """g of the expansions whose logits [expansions, masked, vocab] have come; keep those that may survive."""
         assert self.pending is not None
         after = state_uncertainty(statistics.entropy, self.params.state_uncertainty)
-        for index, (parent, action) in enumerate(self._origin[first : first + len(logits)]):
-            proposal, before = self._proposals[parent]
-            now = state_uncertainty(before.entropy, self.params.state_uncertainty)
-            cost = action_cost(before.entropy, proposal.positions[action : action + 1])
-            gain = objective(self.params, now, after[index : index + 1], cost).item()
+        gains = (self._before[first : first + len(logits)] - after).tolist()
+        for index, gain in enumerate(gains):
+            parent, _ = self._origin[first + index]
+            self._gains[parent].append(gain)
             score = self._live[parent].score + gain
             self._expansions.append(Expansion(first + index, score, logits[index], statistics[index]))
         # A stable sort: of equals the earlier one survives. Equal states are one hypothesis, reached by two orders.
@@ -131,7 +132,14 @@ class BeamDecoder:
             survivors.setdefault(tuple(self.pending.sequences[expansion.sequence].tolist()), expansion)
         self._expansions = list(survivors.values())[: self.params.beam_width - len(self._done)]
         for expansion in self._expansions:
-            expansion.logits = expansion.logits.clone()  # the batch's logits are freed before the next part
+            if expansion.sequence >= first:
+                expansion.logits = expansion.logits.clone()  # the batch's logits are freed before the next part
+
+    def _gain_before(self, proposal: Proposal, statistics: RowStatistics) -> torch.Tensor:
+        """J of each action [candidates], were it to settle the state: H(z) - w C."""
+        cost = action_cost(statistics.entropy, proposal.positions)
+        now = state_uncertainty(statistics.entropy, self.params.state_uncertainty)
+        return objective(self.params, now, torch.zeros_like(cost), cost)
 
     def _keep_best(self) -> None:
         """Write the surviving actions; their logits are the next step's."""
@@ -141,8 +149,8 @@ class BeamDecoder:
             parent, action = self._origin[expansion.sequence]
             proposal, before = self._proposals[parent]
             hypothesis = Hypothesis(self._live[parent].track.fork(), expansion.score)
-            gain = expansion.score - self._live[parent].score
-            hypothesis.track.write(proposal, action, before.entropy, [gain])
+            gains = self._gains[parent]
+            hypothesis.track.write(proposal, action, before.entropy, gains if len(gains) > 1 else [])
             if hypothesis.track.is_done:
                 self._done.append(hypothesis)
             else:

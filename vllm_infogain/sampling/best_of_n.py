@@ -23,7 +23,7 @@ class BestOfNDecoder:
     def __init__(self, track: Track) -> None:
         self.params = track.params
         self.report = Report()
-        greedy = dataclasses.replace(track.params, sampler="entropy")
+        greedy = dataclasses.replace(track.params, sampler="entropy", position_temperature=track.params.tau_position)
         self._generations = []
         for seed in generation_seeds(self.params):
             twin = track.fork()

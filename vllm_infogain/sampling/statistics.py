@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+CHUNK = 1 << 25  # logits worked on at once: the temporaries of a whole batch would be several times its logits
+
 
 @dataclass(frozen=True)
 class RowStatistics:
@@ -23,7 +25,12 @@ class RowStatistics:
 
 
 def row_statistics(logits: torch.Tensor) -> RowStatistics:
-    """Statistics of logits [..., vocab], fp32; columns that may never be predicted hold -inf."""
+    """Statistics of logits [rows, ..., vocab], fp32; columns that may never be predicted hold -inf."""
+    rows = max(1, CHUNK // max(1, logits[0].numel())) if len(logits) else 1
+    if len(logits) > rows:
+        parts = [row_statistics(part) for part in logits.split(rows)]
+        names = RowStatistics.__dataclass_fields__
+        return RowStatistics(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
     log_normalizer = logits.logsumexp(-1)
     log_probabilities = logits - log_normalizer.unsqueeze(-1)
     probabilities = log_probabilities.exp()

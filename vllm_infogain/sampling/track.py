@@ -108,7 +108,8 @@ class Track:
         )
         if self.params.sampler == "klass":
             self._previous = (places, view.logits.log_softmax(-1))
-        written = tokens_to_write(self.params, count, self.block_step, self.block_end - self.block_start)
+        start, end = self.block_start - self.canvas_start, self.block_end - self.canvas_start
+        written = tokens_to_write(self.params, count, self.block_step, start, end)
         return propose(view, self.params, written, step_generator(self.seed, self.steps, logits.device))
 
     def _previous_at(self, places: torch.Tensor, device: torch.device) -> torch.Tensor | None:
