@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 
 import torch
@@ -18,6 +19,11 @@ def environment() -> dict[str, str | int]:
         "torch": torch.__version__,
         "vllm": version("vllm"),
     }
+
+
+def settings_text(knobs: Mapping[str, object]) -> str:
+    """Decoding parameters as a table's cell: the sampler, then what differs from the defaults."""
+    return ", ".join(str(value) if name == "sampler" else f"{name} {value}" for name, value in knobs.items())
 
 
 def _cpu_name() -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import vllm_infogain
-from benchmarks.environment import environment
+from benchmarks.environment import environment, settings_text
 from vllm_infogain.embedded.tasks import CANVAS
 from vllm_infogain.evaluation import held_out, solve
-from vllm_infogain.params import SAMPLERS
+from vllm_infogain.params import ADAPTIVE_SAMPLERS, SAMPLERS
 
 # At temperature 0 the bare `multiply` is one answer only, so that task draws its tokens at 1.
 TEMPERATURE = {"sudoku": 0.0, "countdown": 0.0, "judgement": 0.0, "multiplication": 1.0}
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     arguments = parser.parse_args()
     llm = vllm_infogain.load_llm(disable_log_stats=True)
+    solve(llm, held_out("countdown", 8), {})  # the first batch pays for what is set up on first use
     machine = environment()
     print(f"environment: {machine}")
     lines = [
@@ -42,7 +43,7 @@ def main() -> None:
         "`multiply`, whose factors the model chooses), the whole canvas as one block, defaults but for what is named.",
         f"{arguments.problems} problems per cell, temperature 0 (multiplication 1). A cell: accuracy ± standard error,",
         "cumulative entropy in nats, forward rows per token. K is `tokens_per_step`; `eb`, `threshold` and `factor`",
-        "choose their own number of positions, so their two rows are one.",
+        "choose their own number of positions and have one row.",
         "",
         f"Machine: {machine['cpu']}, vLLM {machine['vllm']}, torch {machine['torch']}.",
         "",
@@ -53,6 +54,8 @@ def main() -> None:
     print("\n".join(lines[-2:]))
     for tokens_per_step in (1, 2):
         for knobs in SETTINGS:
+            if tokens_per_step > 1 and knobs["sampler"] in ADAPTIVE_SAMPLERS:
+                continue
             cells = []
             for task, temperature in TEMPERATURE.items():
                 options = {"givens": 4} if task == "sudoku" else {}
@@ -64,9 +67,13 @@ def main() -> None:
                     f"{100 * score.accuracy:.0f} ± {100 * score.standard_error:.0f} %, "
                     f"{score.mean('cumulative_entropy'):.2f}, {rows:.0f}"
                 )
-                results.append({"task": task, **knobs_now, "accuracy": score.accuracy, "rows_per_token": rows})
-            settings = ", ".join(str(v) if k == "sampler" else f"{k} {v}" for k, v in knobs.items())
-            lines.append(f"| {tokens_per_step} | {settings} | " + " | ".join(cells) + " |")
+                figures = {
+                    "accuracy": score.accuracy,
+                    "entropy": score.mean("cumulative_entropy"),
+                    "rows_per_token": rows,
+                }
+                results.append({"task": task, **knobs_now, **figures})
+            lines.append(f"| {tokens_per_step} | {settings_text(knobs)} | " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
     arguments.out.write_text("\n".join(lines) + "\n")
     print(json.dumps({"benchmark": "samplers", "problems": arguments.problems, "results": results}))

@@ -6,9 +6,9 @@ import urllib.request
 
 import openai
 import pytest
-
 from checkpoints import write_llada
 from server import is_healthy, serve
+
 from vllm_infogain.embedded import SERVED_NAME, model_path
 
 pytestmark = pytest.mark.engine
@@ -16,7 +16,12 @@ pytestmark = pytest.mark.engine
 MODEL_LENGTH = 1024
 PROMPT = "judge 1+2*3=7"
 PROMPT_TOKENS = len(PROMPT) + 2  # one per character, and the two that open and close a prompt
-VLLMS_OWN = ("min_p", "repetition_penalty", "response_format", "return_token_ids")  # fields the client knows no argument for
+VLLMS_OWN = (
+    "min_p",
+    "repetition_penalty",
+    "response_format",
+    "return_token_ids",
+)  # fields the client knows no argument for
 WHOLE_CANVAS = {"sampler": "ar", "tokens_per_step": 64, "block_length": 0}  # few forwards, whatever the canvas
 
 
@@ -177,7 +182,8 @@ def test_a_chat_stream_sends_blocks_too(client):
 def test_a_client_that_leaves_mid_stream_frees_its_request(client, url):
     wait_for_running(url, 0)
     stream = client.completions.create(**request(900, block_length=1), stream=True)
-    assert len(next(iter(stream)).choices[0].text) == 1
+    events = iter(stream)  # kept: a stream whose iterator is gone is closed
+    assert len(next(events).choices[0].text) == 1
     wait_for_running(url, 1)
     stream.close()
     wait_for_running(url, 0)
