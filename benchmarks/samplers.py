@@ -67,11 +67,8 @@ def main() -> None:
                     f"{100 * score.accuracy:.0f} ± {100 * score.standard_error:.0f} %, "
                     f"{score.mean('cumulative_entropy'):.2f}, {rows:.0f}"
                 )
-                figures = {
-                    "accuracy": score.accuracy,
-                    "entropy": score.mean("cumulative_entropy"),
-                    "rows_per_token": rows,
-                }
+                entropy = score.mean("cumulative_entropy")
+                figures = {"accuracy": score.accuracy, "entropy": entropy, "rows_per_token": rows}
                 results.append({"task": task, **knobs_now, **figures})
             lines.append(f"| {tokens_per_step} | {settings_text(knobs)} | " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)

@@ -49,19 +49,13 @@ def main() -> None:
     for tokens_per_step in (1, 2):
         for knobs in GREEDY + LOOKAHEAD:
             score = solve(llm, puzzles, {**knobs, "tokens_per_step": tokens_per_step})
+            rows, entropy = score.mean("rows") / CANVAS["sudoku"], score.mean("cumulative_entropy")
+            accuracy = f"{100 * score.accuracy:.1f} ± {100 * score.standard_error:.1f} %"
             print(
-                f"| {tokens_per_step} | {settings_text(knobs)} | {100 * score.accuracy:.1f} ± {100 * score.standard_error:.1f} % "
-                f"| {score.mean('cumulative_entropy'):.2f} | {score.mean('rows') / CANVAS['sudoku']:.0f} |",
-                flush=True,
+                f"| {tokens_per_step} | {settings_text(knobs)} | {accuracy} | {entropy:.2f} | {rows:.0f} |", flush=True
             )
-            results.append(
-                {
-                    "tokens_per_step": tokens_per_step,
-                    **knobs,
-                    "accuracy": score.accuracy,
-                    "entropy": score.mean("cumulative_entropy"),
-                }
-            )
+            figures = {"accuracy": score.accuracy, "entropy": entropy, "rows_per_token": rows}
+            results.append({"tokens_per_step": tokens_per_step, **knobs, **figures})
     print(json.dumps({"benchmark": "sudoku", "givens": arguments.givens, "results": results}))
 
 
