@@ -9,11 +9,12 @@ from test_decoder import MASK_ID, StubModel, drive
 
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.reference import oracle
-from vllm_infogain.sampling.actions import View, propose, step_generator, token_logits
+from vllm_infogain.sampling.actions import propose, step_generator, token_logits
 from vllm_infogain.sampling.frequencies import log_frequencies
 from vllm_infogain.sampling.schedule import tokens_to_write
 from vllm_infogain.sampling.scores import is_stable, pc_score
 from vllm_infogain.sampling.statistics import adjust_logits, row_statistics
+from vllm_infogain.sampling.view import View
 
 # Five positions, vocabulary of three; the largest probability falls 0.96, 0.9, 0.8, 0.6, 0.4.
 P = torch.tensor([[0.96, 0.03, 0.01], [0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.3, 0.3, 0.4]])

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.actions import View, choose_positions, draw_tokens, propose, step_generator
+from vllm_infogain.sampling.actions import choose_positions, draw_tokens, propose, step_generator
 from vllm_infogain.sampling.objective import action_cost, objective, state_uncertainty
 from vllm_infogain.sampling.scores import position_score
 from vllm_infogain.sampling.statistics import adjust_logits, row_statistics
+from vllm_infogain.sampling.view import View
 
 # Three masked positions over a vocabulary of four; probabilities chosen, logits are their logarithms (plus a shift,
 # which must not matter).

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.actions import View, propose, step_generator
+from vllm_infogain.sampling.actions import propose, step_generator
 from vllm_infogain.sampling.best_of_n import generation_seeds
 from vllm_infogain.sampling.schedule import tokens_to_write
 from vllm_infogain.sampling.statistics import row_statistics
+from vllm_infogain.sampling.view import View
 
 Model = Callable[[torch.Tensor], torch.Tensor]  # input_ids [1, length] -> logits [1, length, vocab]
 Action = list[tuple[int, int]]  # (position, token)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from vllm_infogain.sampling.actions import Proposal
-from vllm_infogain.sampling.decoder import Pending, Report
+from vllm_infogain.sampling.decoder import Decoder, Pending
 from vllm_infogain.sampling.objective import action_cost, objective, state_uncertainty
 from vllm_infogain.sampling.statistics import RowStatistics
 from vllm_infogain.sampling.track import Track
@@ -34,13 +34,11 @@ class Expansion:
     statistics: RowStatistics
 
 
-class BeamDecoder:
+class BeamDecoder(Decoder):
     """Decodes one request by beam search. Nothing is final before the end, so all tokens come out at once."""
 
     def __init__(self, track: Track) -> None:
-        self.params = track.params
-        self.report = Report()
-        self.pending: Pending | None = None
+        super().__init__(track.params)
         self._live = [Hypothesis(track)]
         self._done: list[Hypothesis] = []
         self._proposals: list[tuple[Proposal, RowStatistics]] = []  # of each live hypothesis; empty: states pend
@@ -49,21 +47,10 @@ class BeamDecoder:
         self._gains: list[list[float]] = []  # J of every action of each live hypothesis, as far as consumed
         self._expansions: list[Expansion] = []  # the best of those consumed so far
         self._states: list[tuple[torch.Tensor, RowStatistics]] = []  # logits of the live states consumed so far
-        self._finished: list[int] = []
         self._await_states()
 
-    def take_finished(self) -> list[int]:
-        finished, self._finished = self._finished, []
-        return finished
-
     def consume(self, logits: torch.Tensor, statistics: RowStatistics) -> None:
-        pending = self.pending
-        assert pending is not None
-        assert len(logits) <= pending.remaining
-        self.report.forwards += 1
-        self.report.rows += len(logits) * pending.sequences.shape[1]
-        first = pending.consumed
-        pending.consumed += len(logits)
+        pending, first = self._receive(len(logits))
         if self._proposals:
             self._score(first, logits, statistics)
             if pending.remaining == 0:

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.decoder import Pending, Report, SingleDecoder
+from vllm_infogain.sampling.decoder import Decoder, Pending, SingleDecoder
 from vllm_infogain.sampling.statistics import RowStatistics
 from vllm_infogain.sampling.track import Track
 
@@ -17,12 +17,11 @@ def generation_seeds(params: DecodingParams) -> list[int]:
     return [params.seed + (index << 32) for index in range(params.num_generations)]
 
 
-class BestOfNDecoder:
+class BestOfNDecoder(Decoder):
     """Runs `num_generations` tracks side by side. Tokens come out at the end."""
 
     def __init__(self, track: Track) -> None:
-        self.params = track.params
-        self.report = Report()
+        super().__init__(track.params)
         greedy = dataclasses.replace(track.params, sampler="entropy", position_temperature=track.params.tau_position)
         self._generations = []
         for seed in generation_seeds(self.params):
@@ -30,22 +29,12 @@ class BestOfNDecoder:
             twin.params, twin.seed = greedy, seed
             self._generations.append(SingleDecoder(twin))
         self._waiting = list(self._generations)  # those that the pending sequences belong to
-        self._finished: list[int] = []
-        self.pending: Pending | None = None
         self._gather()
 
-    def take_finished(self) -> list[int]:
-        finished, self._finished = self._finished, []
-        return finished
-
     def consume(self, logits: torch.Tensor, statistics: RowStatistics) -> None:
-        pending = self.pending
-        assert pending is not None
-        self.report.forwards += 1
-        self.report.rows += len(logits) * pending.sequences.shape[1]
+        pending, first = self._receive(len(logits))
         for index in range(len(logits)):
-            self._waiting[pending.consumed + index].consume(logits[index : index + 1], statistics[index : index + 1])
-        pending.consumed += len(logits)
+            self._waiting[first + index].consume(logits[index : index + 1], statistics[index : index + 1])
         if pending.remaining == 0:
             self._gather()
 

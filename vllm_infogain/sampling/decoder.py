@@ -11,8 +11,9 @@ drive it alike, and between two calls it holds no logits but those of the best o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -65,18 +66,34 @@ class Pending:
         return self.sequences[window], self.masked[window]
 
 
-class Decoder(Protocol):
-    """What drives a request, whatever its sampler."""
+class Decoder(ABC):
+    """What drives a request, whatever its sampler. `pending` is None once the canvas is full."""
 
-    params: DecodingParams
-    report: Report
-    pending: Pending | None  # None: the canvas is full
+    def __init__(self, params: DecodingParams) -> None:
+        self.params = params
+        self.report = Report()
+        self.pending: Pending | None = None
+        self._finished: list[int] = []
 
+    @abstractmethod
     def consume(self, logits: torch.Tensor, statistics: RowStatistics) -> None:
         """Take the logits [sequences, masked, vocab] of the next part of `pending`, and decide what follows."""
 
     def take_finished(self) -> list[int]:
         """Tokens that became final since the last call, in canvas order."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _receive(self, count: int) -> tuple[Pending, int]:
+        """Account for `count` more sequences; returns what was pending and the first one's index in it."""
+        pending = self.pending
+        assert pending is not None
+        assert count <= pending.remaining
+        first = pending.consumed
+        pending.consumed += count
+        self.report.forwards += 1
+        self.report.rows += count * pending.sequences.shape[1]
+        return pending, first
 
 
 @dataclass
@@ -92,29 +109,17 @@ class Lookahead:
     best_statistics: RowStatistics | None = None
 
 
-class SingleDecoder:
+class SingleDecoder(Decoder):
     """Decodes one track, by look-ahead over its candidate actions or by a sampler that needs none."""
 
     def __init__(self, track: Track) -> None:
-        self.params = track.params
+        super().__init__(track.params)
         self.track = track
-        self.report = Report()
-        self.pending: Pending | None = None
         self._lookahead: Lookahead | None = None  # None: `pending` is the state itself
-        self._finished: list[int] = []
         self._await_state()
 
-    def take_finished(self) -> list[int]:
-        finished, self._finished = self._finished, []
-        return finished
-
     def consume(self, logits: torch.Tensor, statistics: RowStatistics) -> None:
-        pending = self.pending
-        assert pending is not None
-        assert len(logits) <= pending.remaining
-        self.report.forwards += 1
-        self.report.rows += len(logits) * self.track.length
-        pending.consumed += len(logits)
+        pending, _ = self._receive(len(logits))
         if self._lookahead is None:
             self._decide(logits[0], statistics[0])
             return

@@ -1,16 +1,11 @@
 """Position scores phi, higher first, and the samplers that choose how many positions to write by them."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
 import torch
 
 from vllm_infogain.params import DecodingParams
-
-if TYPE_CHECKING:
-    from vllm_infogain.sampling.actions import View
+from vllm_infogain.sampling.view import View
 
 
 def position_score(

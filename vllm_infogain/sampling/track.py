@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.actions import Proposal, View, propose, step_generator
+from vllm_infogain.sampling.actions import Proposal, propose, step_generator
 from vllm_infogain.sampling.schedule import tokens_to_write
 from vllm_infogain.sampling.statistics import RowStatistics
+from vllm_infogain.sampling.view import View
 
 
 @dataclass(frozen=True)
