@@ -126,6 +126,14 @@ def test_an_abort_frees_its_pages_and_harms_nobody(engine: Engine):
     assert len(engine.runner.decoders) <= 1
 
 
+def test_a_bad_request_in_a_batch_is_a_value_error_and_the_engine_goes_on(engine: Engine):
+    with pytest.raises(ValueError, match="num_candidates=0: give a whole number from 1 to 64"):
+        engine.run([MIXED[0], Job("bad", {"num_candidates": 0}), MIXED[1]])
+    assert not engine.llm.llm_engine.has_unfinished_requests()
+    for job, output in zip(MIXED[:2], engine.run(MIXED[:2]), strict=True):
+        assert_matches_oracle(engine, job, output)
+
+
 def test_a_request_that_arrives_joins_at_the_next_step_and_one_that_ends_leaves_at_once(engine: Engine):
     llm_engine = engine.llm.llm_engine
     long, short = Job("long", {"sampler": "ar"}, 20), Job("short", {"sampler": "ar"}, 4)

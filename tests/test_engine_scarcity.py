@@ -36,6 +36,12 @@ def test_a_pool_of_a_few_pages_only_makes_requests_wait(checkpoint):
         assert engine.free_pages() == free
 
 
+def test_pages_longer_than_a_sequence_are_as_good(checkpoint):
+    with running(checkpoint, block_size=128) as engine:  # vLLM's own default on the CPU
+        for job, output in zip(JOBS, engine.run(JOBS), strict=True):
+            assert_matches_oracle(engine, job, output)
+
+
 def test_nobody_waits_for_anothers_whole_generation(checkpoint):
     # Each step has room for one sequence of one request; all must advance in turns.
     with running(checkpoint, max_num_batched_tokens=128, max_num_seqs=8) as engine:

@@ -25,6 +25,10 @@ INTERNAL = frozenset({"skip_clone", "output_text_buffer_length", "skip_reading_p
 NEUTRAL = {"watermarking": (None, False), "bad_words": (None, []), "logit_bias": (None, {})}
 
 
+class RequestError(VLLMValidationError, ValueError):
+    """A refused request: HTTP 400 to vLLM's server, a ValueError to everybody else."""
+
+
 def server_defaults(vllm_config: VllmConfig) -> Mapping[str, Any]:
     """Server-wide decoding parameters: `--additional-config '{"infogain": {...}}'`."""
     return {name: value for name, value in _settings(vllm_config).items() if name != FREQUENCIES}
@@ -134,7 +138,7 @@ def check_request(
         is_resumable: more of the prompt is to come later.
 
     Raises:
-        VLLMValidationError (a ValueError; HTTP 400): names the parameter, its value and the remedy.
+        RequestError (a ValueError; HTTP 400): names the parameter, its value and the remedy.
     """
     try:
         if not isinstance(params, SamplingParams):
@@ -151,7 +155,7 @@ def check_request(
         if is_resumable:
             raise ParameterError("resumable", True, "a prompt cannot be streamed in; give it whole")
     except ParameterError as error:
-        raise VLLMValidationError(str(error), parameter=error.parameter) from None
+        raise RequestError(str(error), parameter=error.parameter) from None
 
 
 def _check_prompt(prompt: Sequence[int] | None, canvas: int, vllm_config: VllmConfig) -> None:
