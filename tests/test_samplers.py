@@ -285,3 +285,58 @@ def test_one_candidate_at_position_temperature_0_is_the_greedy_sampler(score, te
     shared = COMMON | {"temperature": temperature, "position_temperature": 0.0, "seed": 3, "bypass_threshold": 1.0}
     look = DecodingParams(sampler="info_gain", num_candidates=1, position_score=score, **shared)
     assert drive(StubModel(), [1, 2], look)[0] == drive(StubModel(), [1, 2], DecodingParams(sampler=score, **shared))[0]
+
+
+def probability_of_entropy(nats: float) -> float:
+    """The larger p of a coin with this entropy, by bisection."""
+    low, high = 0.5, 1.0
+    for _ in range(60):
+        p = (low + high) / 2
+        entropy = 0.0 if p == 1 else -p * math.log(p) - (1 - p) * math.log(1 - p)
+        low, high = (p, high) if entropy > nats else (low, p)
+    return low
+
+
+def test_a_beam_finds_what_one_hypothesis_passes_by():
+    """Three positions whose entropies depend on which others are written (tokens are always 0).
+
+    Nothing written: 0.69 each. {0}: 0.6, 0.6. {1}: 0.65, 0.65. {2}: 0.69, 0.69. {1, 2} settles 0; any other pair
+    leaves 0.6. J of the first action: 0: -0.6, 1: -0.65, 2: -0.69. One hypothesis starts with 0 and pays
+    0.69 + 0.6 + 0.6; a beam of two also keeps 1, whose next action 2 has J = 0.65 - 0 - 0.65, and pays 0.69 + 0.65.
+    """
+    table = {
+        frozenset(): 0.69,
+        frozenset([0]): 0.6,
+        frozenset([1]): 0.65,
+        frozenset([2]): 0.69,
+        frozenset([1, 2]): 1e-4,
+    }
+
+    def model(ids: torch.Tensor) -> torch.Tensor:  # vocabulary 0, 1 and, up to MASK_ID, tokens never predicted
+        logits = torch.full((*ids.shape, MASK_ID + 1), -torch.inf)
+        for row, canvas in enumerate((ids[:, 1:] != MASK_ID).tolist()):
+            p = probability_of_entropy(table.get(frozenset(i for i, done in enumerate(canvas) if done), 0.6))
+            logits[row, :, :2] = torch.tensor([p, 1 - p]).log()
+        return logits
+
+    params = DecodingParams(
+        sampler="info_gain", temperature=0.0, canvas_length=3, num_candidates=32, position_temperature=10.0,
+        position_score="confidence", bypass_threshold=1.0, return_trajectory=True, beam_width=2,
+    )  # fmt: skip
+    single = drive(model, [0], params)[1].report
+    beam = drive(model, [0], dataclasses.replace(params, sampler="beam"))[1].report
+    assert single.trajectory[0].positions == [0]
+    assert sorted(single.trajectory[0].objective) == pytest.approx([-0.69, -0.65, -0.6], abs=1e-3)
+    assert single.cumulative_entropy == pytest.approx(0.69 + 0.6 + 0.6, abs=1e-3)
+    assert [step.positions for step in beam.trajectory] == [[1], [2], [0]]
+    assert beam.cumulative_entropy == pytest.approx(0.69 + 0.65, abs=1e-3)
+
+
+def test_uniform_chooses_every_position_alike():
+    at, params = view(), DecodingParams(sampler="uniform", temperature=0.0)
+    counts = [0] * 5
+    for seed in range(4000):
+        proposal = propose(at, params, 1, step_generator(seed, 0, torch.device("cpu")))
+        counts[proposal.positions.item()] += 1
+    # 99.9% of chi-square with 4 degrees of freedom: 18.5
+    assert sum((count - 800) ** 2 / 800 for count in counts) < 18.5
