@@ -9,7 +9,7 @@ import pytest
 from checkpoints import write_llada
 from server import is_healthy, serve
 
-from vllm_infogain.embedded import SERVED_NAME, model_path
+from vllm_infogain.embedded import SERVED_NAME
 
 pytestmark = pytest.mark.engine
 
@@ -301,7 +301,6 @@ def test_bad_requests_do_not_touch_a_good_one_running_beside_them(client, url):
 # The embedded model.
 
 
-@pytest.mark.skipif(not (model_path() / "config.json").exists(), reason="infogain-tiny is not in this checkout")
 def test_plain_serve_with_the_plugin_flag_serves_the_embedded_model():
     with serve("--plugin", "infogain") as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
         assert [model.id for model in client.models.list()] == [SERVED_NAME]

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -85,11 +86,8 @@ def check_engine(vllm_config: VllmConfig) -> None:
     """
     config = vllm_config
     longest = config.model_config.max_model_len
-    batched, scheduled = (
-        config.scheduler_config.max_num_batched_tokens,
-        config.scheduler_config.max_num_scheduled_tokens,
-    )
-    budget = min(batched, scheduled or batched)
+    batched = config.scheduler_config.max_num_batched_tokens
+    budget = min(batched, config.scheduler_config.max_num_scheduled_tokens or batched)
     refused = {
         "enable_prefix_caching": config.cache_config.enable_prefix_caching,
         "async_scheduling": config.scheduler_config.async_scheduling,
@@ -192,6 +190,7 @@ def _check_sampling_fields(params: SamplingParams) -> None:
             )  # fmt: skip
 
 
+@cache
 def _sampling_defaults() -> dict[str, Any]:
     """Fields that must keep their default. Read from vLLM, so that a field it adds is refused until we honour it."""
     plain = SamplingParams()

@@ -23,7 +23,7 @@ def make_decoder(
         mask_id: the model's mask token.
         log_frequencies: [vocab] log-frequencies of a background text, for the sampler `pc`.
     """
-    track = Track(prompt, params, mask_id, log_frequencies=log_frequencies)
+    track = Track(prompt, params, mask_id, log_frequencies)
     if params.sampler == "beam":
         return BeamDecoder(track)
     return BestOfNDecoder(track) if params.sampler == "best_of_n" else SingleDecoder(track)

@@ -86,12 +86,10 @@ class BeamDecoder(Decoder):
         sequences = torch.cat(outcomes)
         masked = self._live[0].track.masked(sequences)
         if masked.shape[1] == 0:
-            # Every action settles its block: H(z') = 0, and nothing needs a forward to be scored.
+            # Every hypothesis has one action, which settles its state: H(z') = 0, and J needs no forward.
             for hypothesis, (proposal, statistics) in zip(self._live, proposals, strict=True):
-                gains = self._gain_before(proposal, statistics).tolist()
-                best = gains.index(max(gains))
-                hypothesis.score += gains[best]
-                hypothesis.track.write(proposal, best, statistics.entropy, gains if len(gains) > 1 else [])
+                hypothesis.score += self._gain_before(proposal, statistics).item()
+                hypothesis.track.write(proposal, 0, statistics.entropy, [])
             self._done += [hypothesis for hypothesis in self._live if hypothesis.track.is_done]
             self._live = [hypothesis for hypothesis in self._live if not hypothesis.track.is_done]
             self._await_states()

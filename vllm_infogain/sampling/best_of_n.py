@@ -26,7 +26,7 @@ class BestOfNDecoder(Decoder):
         self._generations = []
         for seed in generation_seeds(self.params):
             twin = track.fork()
-            twin.params, twin.seed = greedy, seed
+            twin.params = dataclasses.replace(greedy, seed=seed)
             self._generations.append(SingleDecoder(twin))
         self._waiting = list(self._generations)  # those that the pending sequences belong to
         self._gather()

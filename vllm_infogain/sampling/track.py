@@ -34,13 +34,10 @@ class Track:
         prompt: list[int],
         params: DecodingParams,
         mask_id: int,
-        *,
-        seed: int | None = None,
         log_frequencies: torch.Tensor | None = None,
     ) -> None:
         self.params = params
         self.mask_id = mask_id
-        self.seed = params.seed if seed is None else seed
         self.log_frequencies = log_frequencies
         self.state = torch.tensor(prompt + [mask_id] * params.canvas_length)  # z: [prompt + canvas] int64
         self.canvas_start = len(prompt)
@@ -111,7 +108,7 @@ class Track:
             self._previous = (places, view.logits.log_softmax(-1))
         start, end = self.block_start - self.canvas_start, self.block_end - self.canvas_start
         written = tokens_to_write(self.params, count, self.block_step, start, end)
-        return propose(view, self.params, written, step_generator(self.seed, self.steps, logits.device))
+        return propose(view, self.params, written, step_generator(self.params.seed, self.steps, logits.device))
 
     def _previous_at(self, places: torch.Tensor, device: torch.device) -> torch.Tensor | None:
         if self._previous is None:
