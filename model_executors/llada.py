@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.activation import SiluAndMul
@@ -81,8 +82,9 @@ class LLaDABlock(nn.Module):
         return hidden, residual
 
 
+@support_torch_compile  # for piecewise graphs on CUDA; without compilation it does nothing
 class LLaDATransformer(nn.Module):
-    def __init__(self, vllm_config: VllmConfig, prefix: str) -> None:
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         config: LLaDAConfig = vllm_config.model_config.hf_config
         self.wte = VocabParallelEmbedding(
@@ -121,7 +123,7 @@ class LLaDAModelLM(nn.Module):
         if config.block_type != "llama":
             raise ValueError(f"block_type={config.block_type!r}: only 'llama' (SwiGLU) checkpoints of LLaDA exist")
         self.config = config
-        self.transformer = LLaDATransformer(vllm_config, maybe_prefix(prefix, "transformer"))
+        self.transformer = LLaDATransformer(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "transformer"))
         self.lm_head = ParallelLMHead(
             config.embedding_size, config.d_model, quant_config=vllm_config.quant_config,
             prefix=maybe_prefix(prefix, "lm_head"),

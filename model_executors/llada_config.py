@@ -1,5 +1,7 @@
 """The Hugging Face config of LLaDA checkpoints, so that they load without remote code. Needs transformers only."""
 
+from typing import ClassVar
+
 from transformers import PretrainedConfig
 
 
@@ -7,6 +9,7 @@ class LLaDAConfig(PretrainedConfig):
     """LLaDA keeps OLMo's field names; `attribute_map` gives vLLM the names it asks for."""
 
     model_type = "llada"
+    attention_kind: ClassVar[str] = "full"  # every position sees every other
     attribute_map = {
         "hidden_size": "d_model",
         "num_attention_heads": "n_heads",

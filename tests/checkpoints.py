@@ -1,11 +1,16 @@
 """Tiny random checkpoints in the released formats, for tests."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from vllm_infogain.embedded.tokenizer import EOS, MASK, VOCAB, save_tokenizer
 from vllm_infogain.reference.llada import LLaDA, LLaDAShape
+from vllm_infogain.standalone import block_causal
 
 
 def write_llada(path: Path, *, sharpness: float = 3.0, seed: int = 0, **shape) -> LLaDA:
@@ -26,3 +31,55 @@ def write_llada(path: Path, *, sharpness: float = 3.0, seed: int = 0, **shape) -
     model.save_checkpoint(path)
     save_tokenizer(path)
     return model
+
+
+def write_sdar(
+    path: Path, *, sharpness: float = 3.0, seed: int = 0, omit: tuple[str, ...] = (), **fields
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A random SDAR, spread as `write_llada` spreads its logits.
+
+    Args:
+        path: the checkpoint's directory.
+        sharpness: of the logits.
+        seed: of the weights.
+        omit: fields left out of config.json, as released configs leave some out.
+        fields: of config.json, over the tiny ones.
+
+    Returns:
+        The plain model: ids [batch, length] -> logits [batch, length, vocab] fp32; row i predicts position i.
+    """
+    config = {
+        "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "num_hidden_layers": 2,
+        "intermediate_size": 96, "vocab_size": len(VOCAB), "max_position_embeddings": 128, "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000, "rope_scaling": None, "attention_bias": False, "hidden_act": "silu",
+        "tie_word_embeddings": False, "use_sliding_window": False, "sliding_window": None, "max_window_layers": 2,
+        "eos_token_id": VOCAB[EOS], "pad_token_id": VOCAB[EOS], "mask_token_id": VOCAB[MASK], "block_size": 4,
+    } | fields  # fmt: skip
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(Qwen3Config(**config, attn_implementation="eager")).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=parameter.shape[1] ** -0.5)
+            else:
+                parameter.uniform_(0.5, 1.5)  # norms, so that leaving one out shows
+            if name == "model.embed_tokens.weight":
+                parameter.mul_(8.0)
+            if name == "lm_head.weight":
+                parameter.mul_(sharpness)
+    remote = {
+        "architectures": ["SDARForCausalLM"], "model_type": "sdar", "torch_dtype": "float32",
+        "auto_map": {
+            "AutoConfig": "configuration_sdar.SDARConfig",
+            "AutoModelForCausalLM": "modeling_sdar.SDARForCausalLM",
+        },
+    }  # fmt: skip
+    save_tokenizer(path)
+    written = {name: value for name, value in (config | remote).items() if name not in omit}
+    (path / "config.json").write_text(json.dumps(written, indent=2) + "\n")
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    if config["tie_word_embeddings"]:
+        del weights["lm_head.weight"]
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    adapter = block_causal(config["block_size"])
+    return torch.inference_mode()(lambda ids: adapter(model, ids).float())

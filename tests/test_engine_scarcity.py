@@ -1,8 +1,9 @@
 """The same answers when rows or pages are so scarce that groups are cut and requests wait."""
 
 import pytest
-from checkpoints import write_llada
+from checkpoints import write_llada, write_sdar
 from engines import Job, assert_matches_oracle, running
+from jobs import BLOCK_CAUSAL, CACHED
 
 pytestmark = pytest.mark.engine
 
@@ -51,7 +52,39 @@ def test_nobody_waits_for_anothers_whole_generation(checkpoint):
             llm_engine.add_request(str(index), job.prompt, job.sampling_params())
         for _ in range(40):
             llm_engine.step()
-        written = [decoder.report.steps for decoder in engine.runner.decoders.values()]
+        written = [request.decoder.report.steps for request in engine.runner.requests.values()]
         assert len(written) == 4
         assert max(written) - min(written) <= 1, written
         llm_engine.abort_request([str(index) for index in range(4)])
+
+
+@pytest.mark.parametrize(
+    "scarcity",
+    [
+        {"max_num_batched_tokens": 128},
+        {"num_gpu_blocks_override": 12},
+        {"additional_config": {"infogain": {"scratch_pages": 3}}},
+        {"additional_config": {"infogain": {"logits_mib": 1, "steps_per_schedule": 1}}, "max_num_batched_tokens": 300},
+    ],
+)
+def test_scarce_rows_pages_and_scratch_only_make_requests_wait(checkpoint, scarcity: dict):
+    with running(checkpoint, max_num_seqs=8, **scarcity) as engine:
+        free = engine.free_pages()
+        for job, output in zip(CACHED, engine.run(CACHED), strict=True):
+            assert_matches_oracle(engine, job, output)
+        assert engine.free_pages() == free
+
+
+def test_what_a_pool_can_never_hold_is_refused(checkpoint):
+    with running(checkpoint, num_gpu_blocks_override=9) as engine:
+        with pytest.raises(ValueError, match="beam_width=8: with cache='dual' it keeps so many copies"):
+            engine.run([Job("beam", {"sampler": "beam", "cache": "dual", "beam_width": 8, "num_candidates": 2}, 40)])
+        (output,) = engine.run([Job("beam", {"sampler": "beam", "beam_width": 8, "num_candidates": 2}, 40)])
+        assert len(output.outputs[0].token_ids) == 40
+
+
+def test_another_block_size_than_the_checkpoints_is_a_flag_of_the_engine(tmp_path):
+    model = write_sdar(tmp_path, block_size=16, omit=("block_size",))
+    with running(tmp_path, model, hf_overrides={"block_size": 16}) as engine:
+        for job, output in zip(BLOCK_CAUSAL, engine.run(BLOCK_CAUSAL), strict=True):
+            assert_matches_oracle(engine, job, output)

@@ -3,17 +3,20 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from test_decoder import MASK_ID, StubModel, drive
 
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.reference import oracle
-from vllm_infogain.sampling.actions import propose, step_generator, token_logits
+from vllm_infogain.sampling.actions import propose, step_generator, step_key
 from vllm_infogain.sampling.frequencies import log_frequencies
+from vllm_infogain.sampling.logits import adjust_logits, keep_likely
+from vllm_infogain.sampling.reading import Question, read
+from vllm_infogain.sampling.rows import row_statistics
 from vllm_infogain.sampling.schedule import tokens_to_write
 from vllm_infogain.sampling.scores import is_stable, pc_score
-from vllm_infogain.sampling.statistics import adjust_logits, row_statistics
 from vllm_infogain.sampling.view import View
 
 # Five positions, vocabulary of three; the largest probability falls 0.96, 0.9, 0.8, 0.6, 0.4.
@@ -21,14 +24,20 @@ P = torch.tensor([[0.96, 0.03, 0.01], [0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.6, 
 ENTROPY = [-sum(p * math.log(p) for p in row) for row in P.tolist()]  # 0.190, 0.394, 0.639, 0.898, 1.089
 
 
-def view(probabilities: torch.Tensor = P, **fields) -> View:
-    logits = probabilities.log()
-    return View(logits, row_statistics(logits), torch.arange(len(logits)), **fields)
+def view(params: DecodingParams, previous: torch.Tensor | None = None, **fields) -> View:
+    """What the sampler sees of P; a fourth column is the mask token's."""
+    offsets, padded = np.arange(len(P)), torch.nn.functional.pad(P.log(), (0, 1))
+    if previous is not None:
+        previous = torch.nn.functional.pad(previous.log(), (0, 1), value=-torch.inf)
+    question = Question(params, offsets[None], np.array([step_key(0, 0)]), previous=previous)
+    (answer,) = read(padded, [question], mask_id=3)
+    return View(answer.readings[0], offsets, **fields)
 
 
-def written(sampler: str, at: View | None = None, count: int = 1, **knobs) -> list[int]:
+def written(sampler: str, count: int = 1, previous: torch.Tensor | None = None, background=None, **knobs) -> list[int]:
     params = DecodingParams(sampler=sampler, temperature=0.0, **knobs)
-    proposal = propose(at or view(), params, count, step_generator(0, 0, torch.device("cpu")))
+    at = view(params, previous, log_frequencies=background)
+    proposal = propose(at, params, count, step_generator(0, 0))
     assert len(proposal.positions) == 1
     return proposal.positions[0].tolist()
 
@@ -59,33 +68,36 @@ def test_eb_writes_as_many_as_its_entropy_bound_allows(bound, count):
 def test_klass_prefers_a_stable_position_to_a_surer_one():
     before = P.clone()
     before[[0, 1]] = torch.tensor([0.3, 0.4, 0.3])  # 0 and 1 have moved since; 2, 3 and 4 have not
-    at = view(previous=before.log())
+    params = DecodingParams(sampler="klass", temperature=0.0)
     kl = sum(p * math.log(p / q) for p, q in zip(P[0].tolist(), before[0].tolist(), strict=True))
     assert kl > 0.5
+    at = view(params, before)
+    assert at.reading.divergence == pytest.approx([kl, at.reading.divergence[1], 0, 0, 0], abs=1e-5)
     assert is_stable(at, 5e-4).tolist() == [0, 0, 1, 1, 1]
     assert is_stable(at, kl + 1e-3).tolist()[0] == 1
-    assert written("klass", at) == [2]
-    assert written("klass", at, count=4) == [0, 2, 3, 4]
+    assert is_stable(view(params), 5e-4).tolist() == [0] * 5, "there was no previous step"
+    assert written("klass", previous=before) == [2]
+    assert written("klass", 4, before) == [0, 2, 3, 4]
     assert written("klass") == [0], "without a previous step it is confidence"
 
 
 def test_pc_weighs_position_and_how_rare_a_token_is():
-    counts = {0: 80, 1: 15, 2: 5}  # f = 0.8, 0.15, 0.05
-    at = view(log_frequencies=log_frequencies(counts, 3))
-    tokens = torch.tensor([[0, 0, 1, 0, 2]])
-    params = DecodingParams(sampler="pc", pc_lambda=0.5, pc_alpha=1.0)
+    background = log_frequencies({0: 80, 1: 15, 2: 5}, 3)  # f = 0.8, 0.15, 0.05
+    params = DecodingParams(sampler="pc", temperature=0.0, pc_lambda=0.5, pc_alpha=1.0)
     expected = [
         math.exp(-0.5 * place) * min(1.0, -p * math.log(f))
         for place, (p, f) in enumerate([(0.96, 0.8), (0.9, 0.8), (0.8, 0.15), (0.6, 0.8), (0.4, 0.05)])
     ]
-    torch.testing.assert_close(pc_score(at, tokens, params), torch.tensor([expected]), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(pc_score(view(params, log_frequencies=background), params), [expected], atol=1e-5)
     assert expected.index(max(expected)) == 2  # rare enough to come before two surer ones
-    assert written("pc", at, pc_lambda=0.5, pc_alpha=1.0) == [2]
-    assert written("pc", at, pc_lambda=5.0, pc_alpha=1.0) == [0], "a steep weight goes left to right"
+    assert written("pc", background=background, pc_lambda=0.5, pc_alpha=1.0) == [2]
+    assert written("pc", background=background, pc_lambda=5.0, pc_alpha=1.0) == [0], "steep goes left to right"
+    uniform = [math.exp(-0.5 * place) * min(1.0, p * math.log(4)) for place, p in enumerate([0.96, 0.9, 0.8, 0.6, 0.4])]
+    np.testing.assert_allclose(pc_score(view(params), params), [uniform], atol=1e-5)
 
 
 def test_a_token_never_seen_counts_as_half_a_token():
-    assert log_frequencies({0: 7, 2: 2}, 3).exp().tolist() == pytest.approx([7 / 9.5, 0.5 / 9.5, 2 / 9.5])
+    assert np.exp(log_frequencies({0: 7, 2: 2}, 3)).tolist() == pytest.approx([7 / 9.5, 0.5 / 9.5, 2 / 9.5])
     with pytest.raises(ValueError, match="do not fit a vocabulary of 3"):
         log_frequencies({3: 1}, 3)
 
@@ -94,8 +106,7 @@ def test_a_token_never_seen_counts_as_half_a_token():
 def test_adaptive_samplers_take_a_position_temperature(sampler):
     params = DecodingParams(sampler=sampler, temperature=0.0, position_temperature=3.0, threshold=0.7, factor=0.9)
     drawn = {
-        tuple(propose(view(), params, 1, step_generator(seed, 0, torch.device("cpu"))).positions[0].tolist())
-        for seed in range(40)
+        tuple(propose(view(params), params, 1, step_generator(seed, 0)).positions[0].tolist()) for seed in range(40)
     }
     assert len(drawn) > 3
     assert len({len(positions) for positions in drawn}) == 1, "how many is decided before which"
@@ -167,12 +178,10 @@ def test_a_bypass_does_not_strand_masks_or_lengthen_the_schedule():
 
 def test_bypass_only_writes_the_sure_positions_and_leaves_the_rest():
     params = DecodingParams(temperature=0.0, bypass_threshold=0.85, bypass_mode="only")
-    proposal = propose(view(), params, 4, step_generator(0, 0, torch.device("cpu")))
+    proposal = propose(view(params), params, 4, step_generator(0, 0))
     assert proposal.positions.tolist() == [[0, 1]]
     assert proposal.bypassed
-    filled = propose(
-        view(), dataclasses.replace(params, bypass_mode="fill"), 4, step_generator(0, 0, torch.device("cpu"))
-    )
+    filled = propose(view(params), dataclasses.replace(params, bypass_mode="fill"), 4, step_generator(0, 0))
     assert not filled.bypassed
     assert all({0, 1} < set(action) and len(action) == 4 for action in filled.positions.tolist())
 
@@ -181,7 +190,7 @@ def test_top_k_and_top_p_leave_the_tokens_their_definitions_leave():
     row = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
 
     def kept(**fields) -> list[bool]:
-        return (token_logits(row, DecodingParams(temperature=1.0, **fields)) > -torch.inf)[0].tolist()
+        return (keep_likely(row, DecodingParams(temperature=1.0, **fields)) > -torch.inf)[0].tolist()
 
     assert kept(top_k=2) == [True, True, False, False]
     assert kept(top_p=0.79) == [True, True, False, False]
@@ -333,10 +342,11 @@ def test_a_beam_finds_what_one_hypothesis_passes_by():
 
 
 def test_uniform_chooses_every_position_alike():
-    at, params = view(), DecodingParams(sampler="uniform", temperature=0.0)
+    params = DecodingParams(sampler="uniform", temperature=0.0)
+    at = view(params)
     counts = [0] * 5
     for seed in range(4000):
-        proposal = propose(at, params, 1, step_generator(seed, 0, torch.device("cpu")))
+        proposal = propose(at, params, 1, step_generator(seed, 0))
         counts[proposal.positions.item()] += 1
     # 99.9% of chi-square with 4 degrees of freedom: 18.5
     assert sum((count - 800) ** 2 / 800 for count in counts) < 18.5

@@ -1,16 +1,20 @@
 """The algorithm's functions on logits written by hand, against numbers worked out here from the definitions."""
 
+import dataclasses
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.actions import choose_positions, draw_tokens, propose, step_generator
-from vllm_infogain.sampling.objective import action_cost, objective, state_uncertainty
+from vllm_infogain.sampling.actions import Proposal, choose_positions, propose, step_generator, step_key
+from vllm_infogain.sampling.logits import adjust_logits
+from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
+from vllm_infogain.sampling.reading import Question, read
+from vllm_infogain.sampling.rows import row_statistics
 from vllm_infogain.sampling.scores import position_score
-from vllm_infogain.sampling.statistics import adjust_logits, row_statistics
 from vllm_infogain.sampling.view import View
 
 # Three masked positions over a vocabulary of four; probabilities chosen, logits are their logarithms (plus a shift,
@@ -24,12 +28,17 @@ ENTROPY = [
 ]
 
 
-def view(logits: torch.Tensor = LOGITS, **fields) -> View:
-    return View(logits, row_statistics(logits), torch.arange(len(logits)), **fields)
+def view(params: DecodingParams, logits: torch.Tensor = LOGITS, seed: int = 0) -> View:
+    """What the sampler sees of these rows; a fifth column is the mask token's."""
+    offsets = np.arange(len(logits))
+    question = Question(params, offsets[None], np.array([step_key(seed, 0)]))
+    (answer,) = read(torch.nn.functional.pad(logits, (0, 1)), [question], mask_id=4)
+    return View(answer.readings[0], offsets)
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return step_generator(seed, 0, torch.device("cpu"))
+def proposed(params: DecodingParams, logits: torch.Tensor = LOGITS, seed: int = 0) -> Proposal:
+    count = min(params.tokens_per_step, len(logits))
+    return propose(view(params, logits, seed), params, count, step_generator(seed, 0))
 
 
 def test_row_statistics_are_those_of_the_definition():
@@ -37,7 +46,7 @@ def test_row_statistics_are_those_of_the_definition():
     torch.testing.assert_close(statistics.entropy, torch.tensor(ENTROPY), atol=1e-5, rtol=0)
     assert statistics.top_token.tolist() == [0, 0, 0]
     torch.testing.assert_close(statistics.top_probability, torch.tensor([0.5, 0.97, 0.4]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(statistics.margin, torch.tensor([0.25, 0.96, 0.1]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(statistics.second_probability, torch.tensor([0.25, 0.01, 0.3]), atol=1e-5, rtol=0)
 
 
 def test_a_forbidden_token_is_as_if_it_were_not_in_the_vocabulary():
@@ -53,41 +62,42 @@ def test_entropy_of_a_certain_and_of_a_uniform_row():
 
 
 def test_state_uncertainty_is_the_mean_or_the_sum_and_0_of_nothing():
-    entropy = torch.tensor([[1.0, 2.0, 6.0]])
+    entropy = np.array([[1.0, 2.0, 6.0]], dtype=np.float32)
     assert state_uncertainty(entropy, "mean").tolist() == [3.0]
     assert state_uncertainty(entropy, "sum").tolist() == [9.0]
     assert state_uncertainty(entropy[:, :0], "mean").tolist() == [0.0]
 
 
 def test_the_objective_by_hand():
-    entropy = torch.tensor([0.5, 1.0, 3.0])  # H(z) = 1.5
-    cost = action_cost(entropy, torch.tensor([[0, 1], [1, 2]]))
+    entropy = np.array([0.5, 1.0, 3.0])
+    cost = action_cost(entropy, np.array([[0, 1], [1, 2]]))
     assert cost.tolist() == [1.5, 4.0]
-    after = torch.tensor([0.75, 0.25])
-    # J = 1.5 - 0.75 - 1.5 and 1.5 - 0.25 - 4
-    assert objective(DecodingParams(sampler="info_gain"), state_uncertainty(entropy, "mean"), after, cost).tolist() == [
-        -0.75,
-        -2.75,
-    ]
-    assert objective(DecodingParams(sampler="lookum"), state_uncertainty(entropy, "mean"), after, cost).tolist() == [
-        -0.75,
-        -0.25,
-    ]
+    now = state_uncertainty(entropy, "mean")
+    assert now == 1.5
+    after = np.array([0.75, 0.25])
+
+    def objective(**fields) -> list[float]:
+        return (settled_objective(DecodingParams(**fields), now, cost) - after).tolist()
+
+    assert objective(sampler="info_gain") == [1.5 - 0.75 - 1.5, 1.5 - 0.25 - 4]
+    assert objective(sampler="info_gain", cost_weight=0.5) == [1.5 - 0.75 - 0.75, 1.5 - 0.25 - 2]
+    assert objective(sampler="lookum") == [-0.75, -0.25]
 
 
 def test_position_scores_by_hand():
-    tokens = torch.tensor([[0, 1, 2], [3, 0, 0]])
+    seen = view(DecodingParams(num_candidates=2))
+    tokens = np.array([[0, 1, 2], [3, 0, 0]])
+    drawn = dataclasses.replace(seen.reading, tokens=tokens, probabilities=P.numpy()[[0, 1, 2], tokens])
+    at = dataclasses.replace(seen, reading=drawn)
 
-    def score(name: str) -> torch.Tensor:
-        return position_score(name, view(), tokens, DecodingParams(), generator())
+    def score(name: str) -> np.ndarray:
+        return position_score(name, at, DecodingParams(), step_generator(0, 0))
 
-    torch.testing.assert_close(
-        score("sampled"), torch.tensor([[0.5, 0.01, 0.2], [0.125, 0.97, 0.4]]), atol=1e-5, rtol=0
-    )
-    torch.testing.assert_close(score("confidence")[1], torch.tensor([0.5, 0.97, 0.4]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(score("entropy")[0], -torch.tensor(ENTROPY), atol=1e-5, rtol=0)
-    torch.testing.assert_close(score("margin")[0], torch.tensor([0.25, 0.96, 0.1]), atol=1e-5, rtol=0)
-    assert score("ar")[0].argsort(descending=True).tolist() == [0, 1, 2]
+    np.testing.assert_allclose(score("sampled"), [[0.5, 0.01, 0.2], [0.125, 0.97, 0.4]], atol=1e-5)
+    np.testing.assert_allclose(score("confidence")[1], [0.5, 0.97, 0.4], atol=1e-5)
+    np.testing.assert_allclose(score("entropy")[0], [-entropy for entropy in ENTROPY], atol=1e-5)
+    np.testing.assert_allclose(score("margin")[0], [0.25, 0.96, 0.1], atol=1e-5)
+    assert (-score("ar")[0]).argsort().tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -97,48 +107,59 @@ def test_position_scores_by_hand():
 def test_a_greedy_sampler_takes_its_two_best_positions(sampler: str, first: int, second: int):
     for written, positions in ((1, [first]), (2, sorted([first, second]))):
         params = DecodingParams(sampler=sampler, temperature=0.0, tokens_per_step=written)
-        proposal = propose(view(), params, min(params.tokens_per_step, 3), generator())
+        proposal = proposed(params)
         assert proposal.positions.tolist() == [positions]
         assert proposal.tokens.tolist() == [[0] * written]
 
 
 def test_equal_scores_go_to_the_lower_position():
-    scores = torch.zeros(1, 50)
-    assert choose_positions(scores, 3, 0.0, generator()).tolist() == [[0, 1, 2]]
+    for written in (1, 3):
+        chosen = choose_positions(np.zeros((2, 50), np.float32), written, 0.0, step_generator(0, 0))
+        assert chosen.tolist() == [list(range(written))] * 2
 
 
 def test_sure_positions_fill_the_action_and_bypass_the_look_ahead():
     params = DecodingParams(temperature=0.0, bypass_threshold=0.8)
-    proposal = propose(view(), params, min(params.tokens_per_step, 3), generator())
+    proposal = proposed(params)
     assert proposal.bypassed
     assert proposal.positions.tolist() == [[1]]
 
 
 def test_sure_positions_are_in_every_candidate_and_the_rest_is_proposed():
     params = DecodingParams(temperature=0.0, bypass_threshold=0.8, tokens_per_step=2, position_temperature=5.0)
-    proposal = propose(view(), params, min(params.tokens_per_step, 3), generator())
+    proposal = proposed(params)
     assert not proposal.bypassed
     assert proposal.positions.tolist() == [[0, 1], [1, 2]], "the greedy action first, each action once"
 
 
+def test_a_sure_position_has_the_same_token_in_every_candidate():
+    params = DecodingParams(
+        temperature=1.0, bypass_threshold=0.45, tokens_per_step=2, position_temperature=5.0, num_candidates=64
+    )
+    proposal = proposed(params, LOGITS[[2, 0, 2]])  # only position 1 is sure, at 0.5
+    assert len(proposal.positions) > 4
+    assert (proposal.positions == 1).any(-1).all()
+    assert len(set(proposal.tokens[proposal.positions == 1].tolist())) == 1
+
+
 def test_a_threshold_of_1_never_bypasses():
     params = DecodingParams(temperature=0.0, bypass_threshold=1.0, position_temperature=5.0, num_candidates=64)
-    proposal = propose(view(), params, min(params.tokens_per_step, 3), generator())
+    proposal = proposed(params)
     assert sorted(proposal.positions.flatten().tolist()) == [0, 1, 2]
     assert proposal.positions[0].tolist() == [1]
 
 
 def test_candidates_that_differ_only_in_a_token_are_both_kept():
     params = DecodingParams(temperature=1.0, bypass_threshold=1.0, position_temperature=0.0, num_candidates=64)
-    proposal = propose(view(LOGITS[[2]].repeat(2, 1)), params, 1, generator())
-    pairs = [tuple(pair) for pair in torch.cat([proposal.positions, proposal.tokens], -1).tolist()]
+    proposal = proposed(params, LOGITS[[2]].repeat(2, 1))
+    pairs = [tuple(pair) for pair in np.concatenate([proposal.positions, proposal.tokens], -1).tolist()]
     assert len(pairs) == len(set(pairs)) > 4
     assert len({position for position, _ in pairs}) < len(pairs)
 
 
 def test_an_action_that_writes_all_that_is_left_needs_no_candidates():
     params = DecodingParams(temperature=1.0, tokens_per_step=5, num_candidates=8)
-    proposal = propose(view(), params, min(params.tokens_per_step, 3), generator())
+    proposal = proposed(params)
     assert proposal.positions.tolist() == [[0, 1, 2]]
     assert not proposal.bypassed
 
@@ -146,8 +167,7 @@ def test_an_action_that_writes_all_that_is_left_needs_no_candidates():
 def test_the_greedy_action_at_n_1_is_the_first_of_many():
     one = DecodingParams(num_candidates=1, bypass_threshold=1.0, tokens_per_step=2)
     many = DecodingParams(num_candidates=8, bypass_threshold=1.0, tokens_per_step=2)
-    first = propose(view(), one, min(one.tokens_per_step, 3), generator(5))
-    group = propose(view(), many, min(many.tokens_per_step, 3), generator(5))
+    first, group = proposed(one, seed=5), proposed(many, seed=5)
     assert group.positions[0].tolist() == first.positions[0].tolist()
     assert group.tokens[0].tolist() == first.tokens[0].tolist()
 
@@ -157,19 +177,34 @@ def chi_square(counts: list[int], expected: list[float]) -> float:
     return sum((count - total * share) ** 2 / (total * share) for count, share in zip(counts, expected, strict=True))
 
 
-def test_tokens_are_drawn_from_the_softmax_at_the_token_temperature():
-    row = LOGITS[2:]
-    for temperature in (1.0, 0.5, 2.0):
-        counts = Counter(draw_tokens(row / temperature, 20_000, temperature, generator(3)).flatten().tolist())
-        expected = (row[0] / temperature).softmax(-1).tolist()
-        # 99.9% of chi-square with 3 degrees of freedom: 16.3
-        assert chi_square([counts[token] for token in range(4)], expected) < 16.3
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+def test_tokens_are_drawn_from_the_softmax_at_the_token_temperature(temperature):
+    row, params = LOGITS[[2]].repeat(20_000, 1), DecodingParams(sampler="entropy", temperature=temperature)
+    reading = view(params, row).reading
+    counts = Counter(reading.tokens[0].tolist())
+    expected = (LOGITS[2] / temperature).softmax(-1).tolist()
+    # 99.9% of chi-square with 3 degrees of freedom: 16.3
+    assert chi_square([counts[token] for token in range(4)], expected) < 16.3
+    assert np.abs(reading.probabilities[0] - P[2].numpy()[reading.tokens[0]]).max() < 1e-6, "at temperature 1"
+
+
+def test_top_k_and_top_p_change_what_is_drawn_and_nothing_else():
+    row = LOGITS[[2]].repeat(20_000, 1)  # 0.4, 0.3, 0.2, 0.1
+    for fields in ({"top_k": 2}, {"top_p": 0.6}):
+        reading = view(DecodingParams(sampler="entropy", **fields), row).reading
+        counts = Counter(reading.tokens[0].tolist())
+        assert counts.keys() == {0, 1}
+        # 99.9% of chi-square with 1 degree of freedom: 10.8
+        assert chi_square([counts[0], counts[1]], [4 / 7, 3 / 7]) < 10.8
+        np.testing.assert_allclose(reading.probabilities[0], P[2].numpy()[reading.tokens[0]], atol=1e-6)
+        np.testing.assert_allclose(reading.entropy, ENTROPY[2], atol=1e-5)
+        np.testing.assert_allclose(reading.top_probability, 0.4, atol=1e-6)
 
 
 def test_positions_are_drawn_without_replacement_from_the_softmax_at_the_position_temperature():
-    scores, temperature = torch.tensor([0.9, 0.5, 0.1]), 0.4
-    drawn = choose_positions(scores.expand(20_000, -1), 2, temperature, generator(4)).tolist()
-    p = (scores / temperature).softmax(-1).tolist()
+    scores, temperature = np.array([0.9, 0.5, 0.1], np.float32), 0.4
+    drawn = choose_positions(np.tile(scores, (20_000, 1)), 2, temperature, step_generator(4, 0)).tolist()
+    p = (torch.from_numpy(scores) / temperature).softmax(-1).tolist()
     pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
     counts = Counter(map(tuple, drawn))
     # First i, then j among the rest. 99.9% of chi-square with 5 degrees of freedom: 20.5
@@ -178,8 +213,11 @@ def test_positions_are_drawn_without_replacement_from_the_softmax_at_the_positio
 
 def test_the_draws_of_a_step_depend_on_seed_and_step_only():
     def draw(seed: int, step: int) -> list:
-        return torch.rand(4, generator=step_generator(seed, step, torch.device("cpu"))).tolist()
+        return step_generator(seed, step).random(4).tolist()
 
     assert draw(1, 2) == draw(1, 2)
-    seeds = [0, *(2**bit for bit in range(63))]
+    seeds = [0, *(2**bit for bit in range(70))]
     assert len({tuple(draw(seed, step)) for seed in seeds for step in range(20)}) == len(seeds) * 20
+    keys = [step_key(seed, step) for seed in seeds for step in range(20)]
+    assert len(set(keys)) == len(keys)
+    assert 0 <= min(keys) <= max(keys) < 2**63

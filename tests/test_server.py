@@ -183,7 +183,7 @@ def test_a_client_that_leaves_mid_stream_frees_its_request(client, url):
     wait_for_running(url, 0)
     stream = client.completions.create(**request(900, block_length=1), stream=True)
     events = iter(stream)  # kept: a stream whose iterator is gone is closed
-    assert len(next(events).choices[0].text) == 1
+    assert 1 <= len(next(events).choices[0].text) <= 4, "blocks of one token, up to four forwards between two chunks"
     wait_for_running(url, 1)
     stream.close()
     wait_for_running(url, 0)
@@ -194,7 +194,15 @@ def test_a_client_that_leaves_mid_stream_frees_its_request(client, url):
 
 def test_the_report_comes_with_the_response(client):
     report = infogain_report(client.completions.create(**request(16, body={"seed": 1})))
-    assert report.keys() == {"steps", "forwards", "rows", "candidates", "bypassed_steps", "cumulative_entropy"}
+    assert report.keys() == {
+        "steps",
+        "forwards",
+        "refreshes",
+        "rows",
+        "candidates",
+        "bypassed_steps",
+        "cumulative_entropy",
+    }
     assert report["steps"] == 16
     assert report["rows"] >= report["forwards"] * (PROMPT_TOKENS + 16)
     assert report["cumulative_entropy"] > 0

@@ -120,6 +120,7 @@ def test_absolute_blocks_end_at_multiples_of_their_length():
         ({"sampler": "x"}, "sampler"),
         ({"unknown": 1}, "unknown"),
         ({"temperature": -1}, "temperature"),
+        ({"cache": "dual"}, "cache"),
     ],
 )
 def test_bad_input_is_refused_by_name(llada, arguments, name):

@@ -15,7 +15,7 @@ def test_a_short_run_learns_and_leaves_a_whole_checkpoint(tmp_path, monkeypatch)
     monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path), "--minutes", "0.25", "--seed", "3"])
     train.main()
     (run,) = json.loads((tmp_path / "training.json").read_text())
-    assert run["steps"] >= 20
+    assert run["steps"] >= 5
     assert max(run["losses"].values()) < 0.9 * math.log(len(VOCAB)), "better than guessing"
     assert LLaDA.from_checkpoint(tmp_path).shape == train.SHAPE
     config = json.loads((tmp_path / "config.json").read_text())

@@ -99,8 +99,14 @@ CALLS = {  # function of vLLM: positional arguments we pass, keywords we pass, w
     "set_current_vllm_config": (compat.set_current_vllm_config, 1, "", "attention backends are chosen under it"),
     "cdiv": (compat.cdiv, 2, "", "pages of a sequence"),
     "allocate_slots": (
-        KVCacheManager.allocate_slots, 3, "reserved_blocks", "the scheduler reserves room for look-ahead groups by it"
+        KVCacheManager.allocate_slots, 3,
+        "num_new_computed_tokens new_computed_blocks delay_cache_blocks reserved_blocks has_scheduled_reqs",
+        "a request gets its pages by it, those of a known prefix among them, with room reserved for look-ahead",
     ),
+    "get_computed_blocks": (KVCacheManager.get_computed_blocks, 2, "", "prefixes of block-causal models are found"),
+    "cache_blocks": (KVCacheManager.cache_blocks, 3, "", "finished pages of block-causal models may serve others"),
+    "_preempt_request": (compat.Scheduler._preempt_request, 3, "", "kept states are marked as lost there"),
+    "_free_request_blocks": (compat.Scheduler._free_request_blocks, 2, "", "the pages of kept states are freed there"),
     "get_block_ids": (KVCacheManager.get_block_ids, 2, "", "a request's own pages"),
     "get_blocks": (KVCacheManager.get_blocks, 2, "", "a request's own pages"),
     "KVCacheBlocks.get_block_ids": (KVCacheBlocks.get_block_ids, 1, "", "the pages of a request just admitted"),
@@ -156,7 +162,16 @@ def test_a_function_of_vllm_still_returns_what_we_unpack(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["add_request", "_free_request", "schedule", "_update_after_schedule", "update_from_output"]
+    "name",
+    [
+        "add_request",
+        "_free_request",
+        "_free_request_blocks",
+        "_preempt_request",
+        "schedule",
+        "_update_after_schedule",
+        "update_from_output",
+    ],
 )
 def test_an_override_of_the_scheduler_takes_what_vllm_passes(name):
     ours, theirs = (parameters(getattr(cls, name)) for cls in (InfoGainScheduler, compat.Scheduler))
@@ -256,6 +271,7 @@ def test_every_attribute_our_scheduler_uses_is_its_own_or_vllms():
 # Worker and runner.
 
 NOT_REACHED_ON_CPU = {  # worker method that asks the runner for something it lacks: why it never gets there
+    "sample_tokens": "asked for only if execute_model returned nothing; ours returns the step's result",
     "reload_weights": "an RPC of reinforcement learning, which is not supported",
     "finish_weight_update": "an RPC of reinforcement learning, which is not supported",
     "initialize_from_config": "_init_kv_zero_meta is asked for behind hasattr",
@@ -303,7 +319,6 @@ def test_the_runner_has_all_that_the_cpu_worker_asks_of_it():
         ("load_model", 1, "load_dummy_weights"),
         ("initialize_kv_cache", 2, "kv_cache_allocation_context"),
         ("execute_model", 3, ""),
-        ("sample_tokens", 2, ""),
         ("update_max_model_len", 2, ""),
     ],
 )

@@ -1,18 +1,17 @@
 """What is let in: a request is checked whole before it reaches the engine, so that nothing else can be harmed by it."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import torch
+import numpy as np
 
-from vllm_infogain.engine.compat import SamplingParams, VllmConfig, VLLMValidationError
-from vllm_infogain.params import DecodingParams, ParameterError, parse_knobs, parse_params
+from vllm_infogain.engine.compat import SamplingParams, VllmConfig, VLLMValidationError, cdiv
+from vllm_infogain.params import DecodingParams, ParameterError, parse_params
 from vllm_infogain.plugin import WORKER, is_active
 from vllm_infogain.sampling.frequencies import load_log_frequencies
-
-FREQUENCIES = "background_frequencies"  # the setting that names a file for the sampler `pc`
+from vllm_infogain.settings import parse_settings
 
 # Fields of SamplingParams that are honoured, here or by vLLM's own output processor. Any other field must keep its
 # default: what cannot be honoured is refused, never ignored.
@@ -30,26 +29,21 @@ class RequestError(VLLMValidationError, ValueError):
     """A refused request: HTTP 400 to vLLM's server, a ValueError to everybody else."""
 
 
-def server_defaults(vllm_config: VllmConfig) -> Mapping[str, Any]:
-    """Server-wide decoding parameters: `--additional-config '{"infogain": {...}}'`."""
-    return {name: value for name, value in _settings(vllm_config).items() if name != FREQUENCIES}
-
-
-def background_log_frequencies(vllm_config: VllmConfig, device: torch.device) -> torch.Tensor | None:
+def background_log_frequencies(vllm_config: VllmConfig) -> np.ndarray | None:
     """[vocab] log-frequencies for the sampler `pc`, if the server names a file that our command counted.
 
     Which file is read is the server's to say, never a request's.
     """
-    path = _settings(vllm_config).get(FREQUENCIES)
-    return None if path is None else load_log_frequencies(path, vllm_config.model_config.get_vocab_size()).to(device)
+    settings, _ = parse_settings(vllm_config.additional_config)
+    if settings.background_frequencies is None:
+        return None
+    return load_log_frequencies(settings.background_frequencies, vllm_config.model_config.get_vocab_size())
 
 
-def _settings(vllm_config: VllmConfig) -> Mapping[str, Any]:
-    additional = vllm_config.additional_config
-    settings = additional.get("infogain", {}) if isinstance(additional, Mapping) else {}
-    if not isinstance(settings, Mapping):
-        raise ParameterError("additional_config['infogain']", settings, "give an object of decoding parameters")
-    return settings
+def block_causal_size(vllm_config: VllmConfig) -> int:
+    """Positions per block of a model whose attention is causal over blocks; 0 if it looks both ways everywhere."""
+    config = vllm_config.model_config.hf_config
+    return config.block_size if getattr(config, "attention_kind", "full") == "block_causal" else 0
 
 
 def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_config: VllmConfig) -> DecodingParams:
@@ -67,7 +61,7 @@ def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_confi
     eos_ids = {*(eos if isinstance(eos, list) else [eos]), sampling_params.eos_token_id} - {None}
     return parse_params(
         sampling_params.extra_args or {},
-        defaults=server_defaults(vllm_config),
+        defaults=parse_settings(vllm_config.additional_config)[1],
         temperature=sampling_params.temperature,
         seed=seed,
         canvas_length=sampling_params.max_tokens,
@@ -75,7 +69,14 @@ def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_confi
         top_p=sampling_params.top_p,
         stop_ids=tuple(sorted(stop_ids)),
         eos_ids=tuple(sorted(eos_ids)),
+        block_causal_size=block_causal_size(vllm_config),
     )
+
+
+def can_cache_prefixes(vllm_config: VllmConfig) -> bool:
+    """Whether a KV page depends on nothing behind it, so that requests with the same prefix can share it."""
+    block = block_causal_size(vllm_config)
+    return block > 0 and vllm_config.cache_config.block_size % block == 0
 
 
 def check_engine(vllm_config: VllmConfig) -> None:
@@ -89,7 +90,7 @@ def check_engine(vllm_config: VllmConfig) -> None:
     batched = config.scheduler_config.max_num_batched_tokens
     budget = min(batched, config.scheduler_config.max_num_scheduled_tokens or batched)
     refused = {
-        "enable_prefix_caching": config.cache_config.enable_prefix_caching,
+        "enable_prefix_caching": config.cache_config.enable_prefix_caching and not can_cache_prefixes(config),
         "async_scheduling": config.scheduler_config.async_scheduling,
         "enable_lora": config.lora_config is not None,
         "speculative_config": config.speculative_config is not None,
@@ -113,7 +114,7 @@ def check_engine(vllm_config: VllmConfig) -> None:
         raise ParameterError(
             "model", config.model_config.model, "its config has no mask_token_id; give a masked diffusion model"
         )
-    parse_knobs(server_defaults(config))
+    parse_settings(config.additional_config)
 
 
 def check_request(
@@ -144,8 +145,9 @@ def check_request(
         if lora_request is not None:
             raise ParameterError("lora_request", lora_request.lora_name, "LoRA is not supported; leave it out")
         _check_sampling_fields(params)
-        decoding_params("", params, vllm_config)
+        decoding = decoding_params("", params, vllm_config)
         _check_prompt(prompt, requested_canvas or params.max_tokens or 0, vllm_config)
+        _check_kept_states(decoding, len(prompt or ()) + decoding.canvas_length, vllm_config)
         if requested_canvas and params.max_tokens and requested_canvas > params.max_tokens:
             raise ParameterError(
                 "max_tokens", requested_canvas, f"this server's limit is {params.max_tokens}; give at most that"
@@ -176,6 +178,19 @@ def _check_prompt(prompt: Sequence[int] | None, canvas: int, vllm_config: VllmCo
         raise ParameterError(
             "prompt", f"token {mask_id} at position {list(prompt).index(mask_id)}",
             "the prompt holds the mask token; the canvas follows the prompt, its length is max_tokens",
+        )  # fmt: skip
+
+
+def _check_kept_states(params: DecodingParams, length: int, vllm_config: VllmConfig) -> None:
+    """A request whose kept states do not fit the KV pool would wait for ever."""
+    cache = vllm_config.cache_config
+    pages = (cache.num_gpu_blocks or 0) // vllm_config.parallel_config.data_parallel_size - 1  # one is vLLM's null page
+    if params.contexts > 1 and params.contexts * cdiv(length, cache.block_size) > pages > 0:
+        name = "beam_width" if params.sampler == "beam" else "num_generations"
+        raise ParameterError(
+            name, params.contexts,
+            f"with cache={params.cache!r} it keeps so many copies of {length} positions, and the KV pool holds "
+            f"{pages * cache.block_size} positions in all; give fewer, or cache='none'",
         )  # fmt: skip
 
 

@@ -95,6 +95,7 @@ class DecodingParams:
     state_uncertainty: str = knob("mean", choice("mean", "sum"))  # how H(z) joins the positions' entropies
     uncertainty_scope: str = knob("block", choice("block", "sequence"))  # masked positions that count for H(z)
     cost_weight: float = knob(1.0, number(0))  # J = IG - cost_weight x C
+    prune: bool = knob(False, switch)  # evaluate the cheapest first, then only those whose cost leaves them a chance
     beam_width: int = knob(4, integer(1, 32))  # B, for `beam`
     num_generations: int = knob(4, integer(1, MAX_SEQUENCES))  # for `best_of_n`
     # Samplers without look-ahead.
@@ -104,6 +105,9 @@ class DecodingParams:
     entropy_bound: float = knob(0.1, number(0))  # nats, for `eb`
     threshold: float = knob(0.9, number(0, 1))  # probability, for `threshold`
     factor: float = knob(1.0, number(0))  # for `factor`
+    # Keys and values of models with full attention: what is computed anew in every forward.
+    cache: str = knob("none", choice("none", "prefix", "dual"))  # none: everything (exact); see sampling/extent.py
+    cache_refresh: int = knob(0, integer(0))  # steps between two full forwards inside a block; 0: one per block
     # Tokens and output.
     eos_penalty: float = knob(0.0, number(0))  # subtracted once from the logit of every EOS token
     return_trajectory: bool = knob(False, switch)  # report every step
@@ -117,6 +121,7 @@ class DecodingParams:
     stop_ids: tuple[int, ...] = ()  # tokens after which the rest of the canvas is dropped
     eos_ids: tuple[int, ...] = ()  # the model's EOS tokens, for eos_penalty
     absolute_blocks: bool = False  # blocks end at multiples of block_length from the prompt's start, not the canvas's
+    block_causal: bool = False  # a block attends to itself and to those before it; implies absolute_blocks
 
     @property
     def looks_ahead(self) -> bool:
@@ -138,6 +143,26 @@ class DecodingParams:
         if not self.looks_ahead:
             return 1
         return self.num_candidates * (self.beam_width if self.sampler == "beam" else 1)
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether keys and values outlive a forward."""
+        return self.block_causal or self.cache != "none"
+
+    def window(self, prompt_length: int) -> int:
+        """The most positions in which the candidates of one state can have K/V of their own."""
+        if self.block_causal:
+            return self.block_length
+        block = self.block_length or self.canvas_length
+        whole = prompt_length + self.canvas_length
+        return {"none": whole, "prefix": self.canvas_length, "dual": min(block, self.canvas_length)}[self.cache]
+
+    @property
+    def contexts(self) -> int:
+        """The largest number of states whose keys and values are kept side by side; 1 also where none are kept."""
+        if not self.is_cached:
+            return 1
+        return {"beam": self.beam_width, "best_of_n": self.num_generations}.get(self.sampler, 1)
 
 
 PARSERS: dict[str, Callable[[str, Any], Any]] = {
@@ -169,14 +194,22 @@ def parse_params(
     stop_ids: tuple[int, ...] = (),
     eos_ids: tuple[int, ...] = (),
     absolute_blocks: bool = False,
+    block_causal_size: int = 0,
 ) -> DecodingParams:
     """One request's record: its own keys over the server's defaults over the fields' defaults.
+
+    Args:
+        block_causal_size: positions per block of a model whose attention is causal over blocks, else 0.
 
     Raises:
         ParameterError: for an unknown key, a value out of range, or values that do not go together.
     """
+    knobs = {**parse_knobs(defaults), **parse_knobs(given)}
+    if block_causal_size:
+        check_block_causal(knobs, block_causal_size)
+        knobs["block_length"] = block_causal_size
     params = DecodingParams(
-        **{**parse_knobs(defaults), **parse_knobs(given)},
+        **knobs,
         temperature=number(0)("temperature", temperature),
         top_k=max(0, integer(-1)("top_k", top_k)),  # vLLM's -1, too, means all tokens
         top_p=number(0, 1)("top_p", top_p),
@@ -184,9 +217,10 @@ def parse_params(
         canvas_length=integer(1)("max_tokens", canvas_length),
         stop_ids=stop_ids,
         eos_ids=eos_ids,
-        absolute_blocks=absolute_blocks,
+        absolute_blocks=absolute_blocks or block_causal_size > 0,
+        block_causal=block_causal_size > 0,
     )
-    if "block_length" in given and params.block_length > canvas_length:
+    if "block_length" in given and not block_causal_size and params.block_length > canvas_length:
         raise ParameterError(
             "block_length", params.block_length, f"give at most max_tokens={canvas_length}, or 0 for the whole canvas"
         )
@@ -202,6 +236,20 @@ def parse_params(
             "only",
             "the hypotheses of a beam write equally many positions; give 'fill', or bypass_threshold 1",
         )
+    if params.cache == "dual" and params.looks_ahead and params.uncertainty_scope == "sequence":
+        raise ParameterError(
+            "cache", "dual",
+            "only the block's logits are computed, uncertainty_scope='sequence' needs those behind it; give 'prefix'",
+        )  # fmt: skip
     if params.top_p == 0:
         raise ParameterError("top_p", 0, "give a number above 0, up to 1")
     return params
+
+
+def check_block_causal(knobs: Mapping[str, Any], size: int) -> None:
+    """Refuse what has no meaning for a model whose blocks of `size` attend to nothing behind them."""
+    for name, fitting in (("block_length", size), ("cache", "none"), ("uncertainty_scope", "block")):
+        if knobs.get(name, fitting) != fitting:
+            raise ParameterError(
+                name, knobs[name], f"the model attends block by block, {size} positions each; give {fitting!r}"
+            )

@@ -46,7 +46,9 @@ def check_vllm_version(version: str) -> None:
 
 def engine_args() -> dict[str, Any]:
     """Engine arguments that make a vLLM engine ours: `LLM(model, **engine_args())`."""
-    return {
+    from vllm.platforms import current_platform
+
+    args = {
         "worker_cls": WORKER,
         "scheduler_cls": SCHEDULER,
         # A prompt is encoded together with its canvas: no prefix of it can be reused, and none can be run alone.
@@ -56,6 +58,15 @@ def engine_args() -> dict[str, Any]:
         "async_scheduling": False,
         "enforce_eager": True,
     }
+    if current_platform.is_cuda():
+        args |= {
+            "enforce_eager": False,
+            # A step has as many rows as its candidates need, far more than requests.
+            "compilation_config": {"cudagraph_mode": "PIECEWISE", "max_cudagraph_capture_size": 1024},
+            # A backend that could only look back is refused, not used.
+            "attention_config": {"use_non_causal": True},
+        }
+    return args
 
 
 def embedded_args() -> dict[str, Any]:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-from vllm_infogain.params import DecodingParams, ParameterError, parse_params
+from vllm_infogain.params import ParameterError, parse_params
 from vllm_infogain.sampling import Decoder, make_decoder
 from vllm_infogain.sampling.decoder import Report
-from vllm_infogain.sampling.statistics import adjust_logits, row_statistics
+from vllm_infogain.sampling.reading import read
 
 # (model, input_ids [n, length]) -> logits [n, length, vocab] whose row i predicts position i
 Adapter = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -108,7 +109,7 @@ class InfoGainSampler:
         seed: int = 0,
         ignore_eos: bool = False,
         absolute_blocks: bool = False,
-        log_frequencies: torch.Tensor | None = None,
+        log_frequencies: np.ndarray | torch.Tensor | None = None,
         **knobs: Any,
     ) -> list[Sample]:
         """Fill a canvas of `max_new_tokens` after every prompt.
@@ -121,7 +122,7 @@ class InfoGainSampler:
             ignore_eos: decode past an EOS.
             absolute_blocks: blocks end at multiples of `block_length` counted from the prompt's start.
             log_frequencies: [vocab], for `sampler="pc"`; see `sampling.frequencies`.
-            knobs: the decoding parameters of the README's table.
+            knobs: the decoding parameters of the README's table, but for `cache`.
 
         Raises:
             ParameterError (a ValueError): naming the parameter, its value and the remedy.
@@ -138,12 +139,13 @@ class InfoGainSampler:
             eos_ids=self.eos_ids,
             absolute_blocks=absolute_blocks,
         )
-        device = next(self.model.parameters()).device
-        background = None if log_frequencies is None else log_frequencies.to(device)
+        if params.cache != "none":
+            raise ParameterError("cache", params.cache, "only the engine keeps keys and values; leave it out")
+        background = None if log_frequencies is None else torch.as_tensor(log_frequencies).cpu().numpy()
         decoders = [make_decoder(prompt, params, self.mask_id, background) for prompt in self._prompts(input_ids)]
         tokens: list[list[int]] = [[] for _ in decoders]
         while any(decoder.pending is not None for decoder in decoders):
-            self._step(decoders, params)
+            self._step(decoders)
             for finished, decoder in zip(tokens, decoders, strict=True):
                 finished += decoder.take_finished()
         return [self._result(finished, decoder) for finished, decoder in zip(tokens, decoders, strict=True)]
@@ -159,7 +161,7 @@ class InfoGainSampler:
                 raise ParameterError("input_ids", self.mask_id, "a prompt holds the mask token; leave it out")
         return [list(prompt) for prompt in prompts]
 
-    def _step(self, decoders: list[Decoder], params: DecodingParams) -> None:
+    def _step(self, decoders: list[Decoder]) -> None:
         """One forward for as many pending sequences of one length as fit, whoever they belong to."""
         waiting = [(decoder, decoder.pending) for decoder in decoders if decoder.pending is not None]
         length = waiting[0][1].sequences.shape[1]
@@ -167,17 +169,19 @@ class InfoGainSampler:
         for decoder, pending in waiting:
             count = min(room, pending.remaining)
             if count and pending.sequences.shape[1] == length:
-                parts.append((decoder, *pending.part(count)))
+                parts.append(
+                    (decoder, count, pending.sequences[pending.part(count)], pending.masked[pending.part(count)])
+                )
                 room -= count
+        questions = [decoder.question(count) for decoder, count, _, _ in parts]
         device = next(self.model.parameters()).device
-        logits = self.adapter(self.model, torch.cat([sequences for _, sequences, _ in parts]).to(device))
-        first = 0
-        for decoder, sequences, masked in parts:
-            rows = torch.arange(first, first + len(sequences), device=device).unsqueeze(1)
-            first += len(sequences)
-            wanted = logits[rows, masked.to(device)].float()  # [sequences, masked, vocab]
-            adjust_logits(wanted, self.mask_id, params.eos_ids, params.eos_penalty)
-            decoder.consume(wanted, row_statistics(wanted))
+        logits = self.adapter(self.model, torch.from_numpy(np.concatenate([ids for _, _, ids, _ in parts])).to(device))
+        # A part's masked positions are as many in each of its sequences, other parts' may be more or fewer.
+        sequence = np.repeat(np.arange(len(logits)), np.concatenate([[m.shape[1]] * len(m) for _, _, _, m in parts]))
+        place = np.concatenate([masked.ravel() for _, _, _, masked in parts])
+        rows = logits.flatten(0, 1)[torch.from_numpy(sequence * length + place).to(device)].float()
+        for (decoder, count, _, _), answer in zip(parts, read(rows, questions, self.mask_id), strict=True):
+            decoder.consume(count, answer)
 
     def _result(self, tokens: list[int], decoder: Decoder) -> Sample:
         text = self.tokenizer.decode(tokens, skip_special_tokens=True) if self.tokenizer is not None else None

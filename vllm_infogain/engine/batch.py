@@ -6,34 +6,40 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vllm_infogain.engine.layout import layout
+from vllm_infogain.engine.records import GroupPlan
+from vllm_infogain.sampling.extent import Extent
+
 
 @dataclass(frozen=True)
 class SequenceGroup:
-    """Sequences of one request that share a length: one state, or its candidates."""
+    """Sequences of one request that one forward computes the same rows of: a state, or its candidates."""
 
-    request_id: str
-    tokens: torch.Tensor  # [sequences, length] int64, host
-    masked: torch.Tensor  # [sequences, masked] int64, host: positions whose logits are needed
-    pages: Sequence[Sequence[int]]  # KV pages of each sequence
+    tokens: np.ndarray  # [sequences, length] int64
+    masked: np.ndarray  # [sequences, masked] int64: positions whose logits are needed; none for kept states
+    extent: Extent
+    contexts: np.ndarray  # [sequences]: the kept state each extends, or, in a refresh, becomes
+    pages: GroupPlan
+    block: int  # positions per block of a block-causal model; 0: attention in both directions
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Input tensors of one forward, on the device. Rows are the sequences' positions, back to back."""
+    """Input of one forward, on the device. Rows are the sequences' positions, back to back.
+
+    A segment is what the attention kernel calls a sequence: consecutive rows that attend to the same keys.
+    """
 
     input_ids: torch.Tensor  # [rows] int64
     positions: torch.Tensor  # [rows] int64
     slot_mapping: torch.Tensor  # [rows] int64: where each row's K and V go
-    query_start: torch.Tensor  # [sequences + 1] int32
-    query_start_host: torch.Tensor  # [sequences + 1] int32, host
-    lengths: torch.Tensor  # [sequences] int32
-    lengths_host: torch.Tensor  # [sequences] int32, host
-    page_table: torch.Tensor  # [sequences, pages] int32, padded with page 0
+    query_start: torch.Tensor  # [segments + 1] int32, host
+    keys: torch.Tensor  # [segments] int32, host: keys each attends to
+    page_table: torch.Tensor  # [segments, pages] int32, padded with page 0
     logit_rows: torch.Tensor  # [masked rows] int64: rows whose logits are needed, group by group
-
-    @property
-    def max_length(self) -> int:
-        return int(self.lengths_host.max())
+    copied_pages: torch.Tensor  # [2, pages] int64: from, to; before the forward
+    longest: int  # rows of the longest segment
+    most_keys: int
 
 
 def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.device) -> Batch:
@@ -41,39 +47,72 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
 
     Args:
         groups: at least one.
-        page_size: tokens per KV page.
+        page_size: positions per KV page.
         device: where the model runs.
     """
-    lengths = np.concatenate([np.full(len(group.tokens), group.tokens.shape[1]) for group in groups])
-    query_start = np.concatenate([[0], np.cumsum(lengths)])
-    pages = [table for group in groups for table in group.pages]
-    page_table = np.zeros((len(pages), max(map(len, pages))), dtype=np.int32)
-    for row, table in zip(page_table, pages, strict=True):
-        row[: len(table)] = table
-
-    positions = np.arange(query_start[-1]) - np.repeat(query_start[:-1], lengths)
-    sequence_of_row = np.repeat(np.arange(len(lengths)), lengths)
-    slots = page_table[sequence_of_row, positions // page_size].astype(np.int64) * page_size + positions % page_size
-
-    logit_rows, first = [], 0
+    ids, positions, slots, logit_rows, lengths, keys, tables, copies = [], [], [], [], [], [], [], []
+    first_row = 0
     for group in groups:
-        count = len(group.tokens)
-        logit_rows.append((group.masked.numpy() + query_start[first : first + count, None]).ravel())
-        first += count
+        count, rows = len(group.tokens), group.extent.rows
+        place = layout(group.extent, page_size, in_order=group.block > 0)
+        table, copied = _page_tables(group, place.own, place.is_copied)
+        copies += copied
+        here = place.slots[rows.start : rows.stop]
+        ids.append(group.tokens[:, rows.start : rows.stop].ravel())
+        positions.append(np.tile(np.arange(rows.start, rows.stop), count))
+        slots.append((table[:, here // page_size] * page_size + here % page_size).ravel())
+        logit_rows.append((group.masked + (first_row - rows.start + len(rows) * np.arange(count))[:, None]).ravel())
+        ends = _segment_ends(group)
+        lengths.append(np.tile(np.diff(ends, prepend=rows.start), count))
+        keys.append(np.tile(ends if group.block else np.array([group.extent.keys]), count))
+        tables.append(np.repeat(table, len(ends), axis=0))
+        first_row += count * len(rows)
 
-    def to_device(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-        return torch.from_numpy(array).to(dtype).to(device, non_blocking=True)
+    page_table = np.zeros((sum(map(len, tables)), max(table.shape[1] for table in tables)), dtype=np.int32)
+    first = 0
+    for table in tables:
+        page_table[first : first + len(table), : table.shape[1]] = table
+        first += len(table)
+    all_lengths, all_keys = np.concatenate(lengths), np.concatenate(keys)
+    query_start = np.concatenate([[0], np.cumsum(all_lengths)])
 
-    query_start_host = torch.from_numpy(query_start).to(torch.int32)
-    lengths_host = torch.from_numpy(lengths).to(torch.int32)
+    def to_device(arrays: list[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(arrays)).to(device, non_blocking=True)
+
     return Batch(
-        input_ids=torch.cat([group.tokens.flatten() for group in groups]).to(device, non_blocking=True),
-        positions=to_device(positions, torch.int64),
-        slot_mapping=to_device(slots, torch.int64),
-        query_start=query_start_host.to(device, non_blocking=True),
-        query_start_host=query_start_host,
-        lengths=lengths_host.to(device, non_blocking=True),
-        lengths_host=lengths_host,
-        page_table=to_device(page_table, torch.int32),
-        logit_rows=to_device(np.concatenate(logit_rows), torch.int64),
+        input_ids=to_device(ids),
+        positions=to_device(positions),
+        slot_mapping=to_device(slots),
+        query_start=torch.from_numpy(query_start.astype(np.int32)),
+        keys=torch.from_numpy(all_keys.astype(np.int32)),
+        page_table=torch.from_numpy(page_table).to(device, non_blocking=True),
+        logit_rows=to_device(logit_rows),
+        copied_pages=torch.tensor(copies, dtype=torch.int64).view(-1, 2).T.to(device, non_blocking=True),
+        longest=int(all_lengths.max()),
+        most_keys=int(all_keys.max()),
     )
+
+
+def _page_tables(group: SequenceGroup, own: range, is_copied: bool) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """[sequences, pages] int64, and the pages to copy from and to.
+
+    The first sequence, or in a refresh every one, lies in its context's own pages; the others have scratch pages in
+    place of those that may differ.
+    """
+    table = np.array(group.pages.contexts)[group.contexts]
+    others = range(0) if group.extent.refresh else range(1, len(table))
+    if not others:
+        return table, []
+    scratch = np.array(group.pages.scratch[: len(others) * len(own)]).reshape(len(others), len(own))
+    copies = list(zip(table[1:, own.start].tolist(), scratch[:, 0].tolist(), strict=True)) if is_copied else []
+    table[1:, own.start : own.stop] = scratch
+    return table, copies
+
+
+def _segment_ends(group: SequenceGroup) -> np.ndarray:
+    """The end of each segment of a sequence's rows: blocks of a block-causal model attend to no later one."""
+    rows = group.extent.rows
+    if not group.block:
+        return np.array([rows.stop])
+    ends = np.arange(rows.start // group.block + 1, -(-rows.stop // group.block) + 1) * group.block
+    return np.minimum(ends, rows.stop)

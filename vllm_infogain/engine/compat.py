@@ -3,20 +3,25 @@
 `tests/test_vllm_contract.py` checks each of these seams against the installed vLLM.
 """
 
-from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.compilation.monitor import set_cudagraph_capturing_enabled
+from vllm.config import CUDAGraphMode, VllmConfig, set_current_vllm_config
+from vllm.distributed.parallel_state import graph_capture
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.exceptions import VLLMValidationError
-from vllm.forward_context import set_forward_context
+from vllm.forward_context import BatchDescriptor, set_forward_context
 from vllm.model_executor.model_loader import get_model
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
+from vllm.utils.gc_utils import freeze_gc_for_cudagraph_capture
 from vllm.utils.math_utils import cdiv
+from vllm.v1.attention.backends.utils import PAD_SLOT_ID
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.cudagraph_dispatcher import CudagraphDispatcher
 from vllm.v1.engine import EngineCoreEventType
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.input_processor import InputProcessor
@@ -32,9 +37,13 @@ from vllm.v1.worker.gpu.attn_utils import (
 )
 
 __all__ = [
+    "PAD_SLOT_ID",
     "AsyncLLM",
+    "BatchDescriptor",
+    "CUDAGraphMode",
     "ChatCompletionRequest",
     "CompletionRequest",
+    "CudagraphDispatcher",
     "EngineArgs",
     "EngineCoreEventType",
     "InputProcessor",
@@ -55,10 +64,13 @@ __all__ = [
     "build_slot_mappings_by_layer",
     "cdiv",
     "current_platform",
+    "freeze_gc_for_cudagraph_capture",
     "get_kv_cache_spec",
     "get_model",
+    "graph_capture",
     "init_attn_backend",
     "init_kv_cache",
+    "set_cudagraph_capturing_enabled",
     "set_current_vllm_config",
     "set_forward_context",
 ]

@@ -4,6 +4,8 @@ Step logic lives here and not in the worker, because one of vLLM's Ray paths cal
 parallelism every rank gathers the logits and decides alike, from the same per-request seeds.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +18,6 @@ from vllm_infogain.engine.compat import (
     KVCacheSpec,
     VllmConfig,
     build_attn_metadata,
-    build_slot_mappings_by_layer,
     get_kv_cache_spec,
     get_model,
     init_attn_backend,
@@ -24,9 +25,23 @@ from vllm_infogain.engine.compat import (
     set_current_vllm_config,
     set_forward_context,
 )
-from vllm_infogain.engine.records import StepPlan, StepResult
-from vllm_infogain.sampling import Decoder, make_decoder
-from vllm_infogain.sampling.statistics import adjust_logits, row_statistics
+from vllm_infogain.engine.graphs import PiecewiseGraphs
+from vllm_infogain.engine.layout import layout
+from vllm_infogain.engine.records import Demand, GroupPlan, StepPlan, StepResult
+from vllm_infogain.params import DecodingParams
+from vllm_infogain.sampling import make_decoder
+from vllm_infogain.sampling.decoder import Decoder, Pending
+from vllm_infogain.sampling.reading import Answer, Question, read
+from vllm_infogain.sampling.rows import row_statistics
+from vllm_infogain.settings import parse_settings
+
+
+@dataclass
+class Running:
+    """One request on the worker. Owner: the runner."""
+
+    decoder: Decoder
+    kept: Pending | None = None  # the sequences of the last refresh, whose K/V its pages hold
 
 
 class InfoGainRunner:
@@ -37,9 +52,12 @@ class InfoGainRunner:
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
         self.vllm_config = vllm_config
         self.device = device
+        self.settings, _ = parse_settings(vllm_config.additional_config)
         self.mask_id: int = vllm_config.model_config.hf_config.mask_token_id
-        self.log_frequencies = background_log_frequencies(vllm_config, device)
-        self.decoders: dict[str, Decoder] = {}
+        # So many rows of logits exist at once, in fp32.
+        self.logit_rows = max(1, (self.settings.logits_mib << 18) // vllm_config.model_config.get_vocab_size())
+        self.log_frequencies = background_log_frequencies(vllm_config)
+        self.requests: dict[str, Running] = {}
         self.model: Any  # vLLM's model interface over nn.Module
         self.kv_caches: list[torch.Tensor] = []
         self.model_memory_usage = 0
@@ -47,83 +65,160 @@ class InfoGainRunner:
 
     # One step.
 
-    def execute_model(self, plan: StepPlan, intermediate_tensors: object = None) -> StepResult | None:
-        """Run the planned forward; `sample_tokens` returns the outcome."""
+    def execute_model(self, plan: StepPlan, intermediate_tensors: object = None) -> StepResult:
+        """Evaluate the planned groups, and go on while the plan's pages and rows allow it and nobody has finished."""
         self._update_requests(plan)
-        if not plan.groups:
-            return StepResult(req_ids=[], req_id_to_index={})
-        groups = []
-        for request_id, group in plan.groups.items():
-            pending = self.decoders[request_id].pending
-            assert pending is not None
-            assert len(group.pages) <= pending.remaining
-            tokens, masked = pending.part(len(group.pages))
-            groups.append(SequenceGroup(request_id, tokens, masked, group.pages))
-        batch = build_batch(groups, self.page_size, self.device)
-        hidden = self._forward(batch)
-        self._step = (groups, self.model.compute_logits(hidden[batch.logit_rows]).float())
-        return None
-
-    def sample_tokens(self, grammar_output: object = None) -> StepResult:
-        """Score the groups whose logits have come, commit, and say what each request wants next."""
-        groups, logits = self._step
-        del self._step
-        first = 0
-        for group in groups:
-            params, last = self.decoders[group.request_id].params, first + group.masked.numel()
-            adjust_logits(logits[first:last], self.mask_id, params.eos_ids, params.eos_penalty)
-            first = last
-        statistics = row_statistics(logits)  # all rows of all requests in one pass
+        ids = list(plan.groups)
         result = StepResult(
-            req_ids=[group.request_id for group in groups],
-            req_id_to_index={group.request_id: index for index, group in enumerate(groups)},
+            req_ids=ids,
+            req_id_to_index={request_id: index for index, request_id in enumerate(ids)},
+            sampled_token_ids=[[] for _ in ids],
         )
-        first = 0
-        for group in groups:
-            decoder = self.decoders[group.request_id]
-            shape, last = group.masked.shape, first + group.masked.numel()
-            decoder.consume(logits[first:last].view(*shape, -1), statistics[first:last].reshape(*shape))
-            first = last
-            finished = decoder.take_finished()
-            result.sampled_token_ids.append(finished)
-            result.sequences_wanted[group.request_id] = decoder.pending.remaining if decoder.pending else 0
-            if finished:
-                report = decoder.report.to_dict(decoder.params.return_trajectory)
-                result.reports[group.request_id] = report
+        groups = plan.groups
+        for _ in range(plan.forwards):
+            if not groups:
+                break
+            self._evaluate(groups)
+            for tokens, request_id in zip(result.sampled_token_ids, ids, strict=True):
+                tokens += self.requests[request_id].decoder.take_finished()
+            groups = self._next_groups(plan)
+        for tokens, request_id in zip(result.sampled_token_ids, ids, strict=True):
+            running = self.requests[request_id]
+            result.demands[request_id] = self._demand(running)
+            if tokens:
+                decoder = running.decoder
+                result.reports[request_id] = decoder.report.to_dict(decoder.params.return_trajectory)
         return result
 
     def _update_requests(self, plan: StepPlan) -> None:
         for request_id in plan.finished_req_ids:
-            self.decoders.pop(request_id, None)
+            self.requests.pop(request_id, None)
         # A preempted request only loses its pages; its decoder stays and goes on where it was.
         for new in plan.scheduled_new_reqs:
             assert new.sampling_params is not None
             assert new.prompt_token_ids is not None
             params = decoding_params(new.req_id, new.sampling_params, self.vllm_config)
-            self.decoders[new.req_id] = make_decoder(new.prompt_token_ids, params, self.mask_id, self.log_frequencies)
+            decoder = make_decoder(
+                new.prompt_token_ids, params, self.mask_id, self.log_frequencies, new.num_computed_tokens
+            )
+            self.requests[new.req_id] = Running(decoder)
+
+    def _evaluate(self, groups: dict[str, GroupPlan]) -> None:
+        """One forward of all groups. Afterwards every decoder knows what it wants next."""
+        batch, asked = self._prepare(groups)
+        hidden = self._forward(batch)
+        first = 0
+        for turn in self._turns(asked):
+            questions = [decoder.question(count) for decoder, count, _ in turn]
+            rows = sum(question.offsets.size for question in questions)
+            answers = self._read(self._logits(hidden, batch.logit_rows[first : first + rows]), questions)
+            first += rows
+            self._decide(turn, answers)
+
+    def _prepare(self, groups: dict[str, GroupPlan]) -> tuple[Batch, list[tuple[Decoder, int]]]:
+        """The forward's input, and how many sequences of whose pending ones it evaluates."""
+        sequences, asked = [], []
+        for request_id, plan in groups.items():
+            running = self.requests[request_id]
+            pending = running.decoder.pending
+            if plan.restored is not None:
+                assert running.kept is not None
+                pending = replace(running.kept, consumed=plan.restored)
+            else:
+                assert pending is not None
+                asked.append((running.decoder, plan.sequences))
+                if pending.extent.refresh:
+                    running.kept = pending
+            sequences.append(self._group(pending, plan, running.decoder.params))
+        return build_batch(sequences, self.page_size, self.device), asked
+
+    def _group(self, pending: Pending, plan: GroupPlan, params: DecodingParams) -> SequenceGroup:
+        part = pending.part(plan.sequences)
+        masked, extent = pending.masked[part], pending.extent
+        if plan.restored is not None:
+            # All of it at once, as it was when it was kept; what it predicts is known.
+            masked, extent = masked[:, :0], replace(extent, rows=range(extent.rows.stop))
+        block = params.block_length if params.block_causal else 0
+        return SequenceGroup(pending.sequences[part], masked, extent, pending.contexts[part], plan, block)
+
+    def _turns(self, asked: list[tuple[Decoder, int]]) -> Iterator[list[tuple[Decoder, int, bool]]]:
+        """Cut what was asked for so that a turn's logits fit: decoder, sequences, whether they are its first."""
+        turn: list[tuple[Decoder, int, bool]] = []
+        room = self.logit_rows
+        for decoder, count in asked:
+            assert decoder.pending is not None
+            masked, done = max(1, decoder.pending.masked.shape[1]), 0
+            while done < count:
+                if room < masked and turn:
+                    yield turn
+                    turn, room = [], self.logit_rows
+                part = min(count - done, max(1, room // masked))
+                turn.append((decoder, part, done == 0))
+                done, room = done + part, room - part * masked
+        if turn:
+            yield turn
+
+    def _logits(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """[rows, vocab] fp32 of the given rows only."""
+        return self.model.compute_logits(hidden[rows]).float()
+
+    def _read(self, logits: torch.Tensor, questions: list[Question]) -> list[Answer]:
+        return read(logits, questions, self.mask_id)
+
+    def _decide(self, turn: list[tuple[Decoder, int, bool]], answers: list[Answer]) -> None:
+        for (decoder, count, is_first), answer in zip(turn, answers, strict=True):
+            decoder.consume(count, answer, first_of_forward=is_first)
+
+    def _next_groups(self, plan: StepPlan) -> dict[str, GroupPlan]:
+        """What the plan's requests want next, whole; nothing if one has finished, or pages or rows do not suffice."""
+        groups, rows = {}, 0
+        for request_id, lent in plan.groups.items():
+            demand = self._demand(self.requests[request_id])
+            rows += demand.sequences * demand.rows
+            needed = (demand.sequences - 1) * demand.own_pages
+            if demand.sequences == 0 or needed > len(lent.scratch) or rows > plan.row_budget:
+                return {}
+            groups[request_id] = replace(lent, sequences=demand.sequences)
+        return groups
+
+    def _demand(self, running: Running) -> Demand:
+        pending, kept = running.decoder.pending, running.kept
+        if pending is None:
+            return Demand(sequences=0, rows=0, own_pages=0)
+        is_block_causal = running.decoder.params.block_causal
+        own = layout(pending.extent, self.page_size, in_order=is_block_causal).own
+        return Demand(
+            sequences=pending.remaining,
+            rows=len(pending.extent.rows),
+            own_pages=0 if pending.extent.refresh else len(own),
+            kept=0 if kept is None else len(kept.sequences),
+            kept_rows=0 if kept is None else kept.extent.rows.stop,
+            final=kept.extent.window.start if kept is not None and is_block_causal else 0,
+        )
 
     def _forward(self, batch: Batch) -> torch.Tensor:
-        """Hidden states [rows, hidden]; each sequence attends to all of itself and to nothing else."""
+        """Hidden states [rows, hidden]."""
+        if batch.copied_pages.numel():
+            source, target = batch.copied_pages
+            for cache in self.kv_caches:
+                cache[target] = cache[source]
         rows = batch.input_ids.shape[0]
-        slot_mappings = batch.slot_mapping.unsqueeze(0)
         metadata = build_attn_metadata(
             attn_groups=self.attn_groups,
-            num_reqs=batch.lengths.shape[0],
+            num_reqs=batch.keys.shape[0],
             num_tokens=rows,
-            query_start_loc_gpu=batch.query_start,
-            query_start_loc_cpu=batch.query_start_host,
-            max_query_len=batch.max_length,
-            seq_lens=batch.lengths,
-            max_seq_len=batch.max_length,
+            query_start_loc_gpu=batch.query_start.to(self.device, non_blocking=True),
+            query_start_loc_cpu=batch.query_start,
+            max_query_len=batch.longest,
+            seq_lens=batch.keys.to(self.device, non_blocking=True),
+            max_seq_len=batch.most_keys,
             block_tables=[batch.page_table],
-            slot_mappings=slot_mappings,
+            slot_mappings=batch.slot_mapping.unsqueeze(0),
             kv_cache_config=self.kv_cache_config,
-            seq_lens_cpu_upper_bound=batch.lengths_host,
+            seq_lens_cpu_upper_bound=batch.keys,
             causal=False,
         )
-        slots = build_slot_mappings_by_layer(slot_mappings, self.kv_cache_config)
-        with set_forward_context(metadata, self.vllm_config, num_tokens=rows, slot_mapping=slots):
-            return self.model(input_ids=batch.input_ids, positions=batch.positions)
+        return self.graphs.run(batch.input_ids, batch.positions, batch.slot_mapping, metadata)
 
     # Start-up and shut-down: what vLLM's workers ask of a runner.
 
@@ -155,13 +250,21 @@ class InfoGainRunner:
             attn_groups=[group for groups in self.attn_groups for group in groups],
         )
         self.kv_caches = list(caches.values())
+        assert all(len(cache) == kv_cache_config.num_blocks for cache in self.kv_caches), "pages are copied by index"
+        self.graphs = PiecewiseGraphs(self.model, self.vllm_config, kv_cache_config, self.device)
+
+    def capture_model(self) -> None:
+        self.graphs.capture()
+
+    def profile_cudagraph_memory(self) -> int:
+        return 0  # not estimated: vLLM leaves it to gpu_memory_utilization then
 
     @torch.inference_mode()
     def profile_run(self, **_unused) -> None:
-        """The peak: a full budget of rows, with logits for as many of them as can be masked."""
+        """The peak: a full budget of rows, and as many of their logits as may exist at once."""
         rows = self.vllm_config.scheduler_config.max_num_batched_tokens
         hidden = self._dummy_run(rows)
-        row_statistics(self.model.compute_logits(hidden).float())
+        row_statistics(self._logits(hidden, torch.arange(min(rows, self.logit_rows), device=self.device)))
 
     def warming_up_model(self) -> None:
         self.profile_run()
@@ -190,4 +293,4 @@ class InfoGainRunner:
         return {}
 
     def shutdown(self) -> None:
-        self.decoders.clear()
+        self.requests.clear()

@@ -30,8 +30,9 @@ else:
             return _make_runner(self)
 
         def compile_or_warm_up_model(self) -> CompilationTimes:
-            # Eager mode: no graph to capture and no kernel of vLLM's samplers to warm up.
+            # There is no kernel of vLLM's samplers to warm up.
             self.model_runner.profile_run()
+            self.model_runner.capture_model()
             return CompilationTimes(language_model=0.0, encoder=0.0)
 
 

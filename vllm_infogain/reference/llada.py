@@ -113,18 +113,24 @@ class Block(nn.Module):
             proj(x).view(batch, length, -1, self.shape.head_dim).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        return self.attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q [batch, heads, rows, head_dim], k and v [batch, kv_heads, length, head_dim] -> [batch, rows, d_model]."""
         group = self.shape.n_heads // self.shape.n_kv_heads
         if group > 1:
             k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         scores = (q @ k.mT).float() * self.shape.head_dim**-0.5  # no mask: every position sees every other
         out = scores.softmax(-1).to(v.dtype) @ v
-        return self.attn_out(out.transpose(1, 2).reshape(batch, length, -1))
+        return self.attn_out(out.transpose(1, 2).flatten(2))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        h = self.ff_norm(x)
+        return self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.attention(self.attn_norm(x), cos, sin)
-        h = self.ff_norm(x)
-        return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
+        return x + self.feed_forward(x)
 
 
 class Transformer(nn.Module):
@@ -142,6 +148,10 @@ class Transformer(nn.Module):
         x = self.wte(input_ids)
         for block in self.blocks:
             x = block(x, cos, sin)
+        return self.logits(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Residual stream [batch, rows, d_model] after the last block -> logits [batch, rows, vocab_size] fp32."""
         head = self.wte.weight if self.shape.weight_tying else self.ff_out.weight
         return F.linear(self.ln_f(x), head[: self.shape.vocab_size]).float()
 

@@ -1,24 +1,40 @@
-"""The slow, plain sampler the engine is tested against: one sequence at a time, no cache, no batch, no carried logits.
+"""The slow, plain sampler the engine is tested against: one sequence at a time, no pages, no batch, no carried logits.
 
 It shares with the engine the proposal of actions (and so the random draws) and the schedule, which have tests of
 their own, and nothing else: every state and every candidate gets a forward of its own, and H, C and J are written out
 from their definition in float64.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 
 from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.actions import propose, step_generator
+from vllm_infogain.sampling.actions import propose, step_generator, step_key
 from vllm_infogain.sampling.best_of_n import generation_seeds
+from vllm_infogain.sampling.reading import Question, Reading, read
 from vllm_infogain.sampling.schedule import tokens_to_write
-from vllm_infogain.sampling.statistics import row_statistics
 from vllm_infogain.sampling.view import View
 
-Model = Callable[[torch.Tensor], torch.Tensor]  # input_ids [1, length] -> logits [1, length, vocab]
 Action = list[tuple[int, int]]  # (position, token)
+
+
+class Model(Protocol):
+    def __call__(self, input_ids: torch.Tensor, /) -> torch.Tensor:
+        """input_ids [1, length] -> logits [1, length, vocab]; only those of the active block and before matter to a
+        block-causal model, which is called without what lies behind it."""
+
+
+class KeepingModel(Model, Protocol):
+    """What the caches `prefix` and `dual` need."""
+
+    def keep(self, input_ids: torch.Tensor) -> Any:
+        """Keys and values of every position of input_ids [1, length]."""
+
+    def window(self, input_ids: torch.Tensor, rows: range, kept: Any) -> torch.Tensor:
+        """Logits [1, rows, vocab] of input_ids [1, length]; keys and values outside `rows` are the kept ones."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,11 @@ class Branch:
     score: float = 0.0  # the sum of J
     block_step: int = 0
     previous: dict[int, torch.Tensor] = field(default_factory=dict)  # log-probabilities [vocab] one step earlier
+    kept: Any = None  # keys and values of the state at the last refresh
+
+    @property
+    def cumulative_entropy(self) -> float:
+        return sum(sum(step.entropies) for step in self.steps)
 
 
 @torch.inference_mode()
@@ -57,9 +78,9 @@ def decode(
     prompt: list[int],
     params: DecodingParams,
     mask_id: int,
-    log_frequencies: torch.Tensor | None = None,
+    log_frequencies: np.ndarray | None = None,
 ) -> OracleResult:
-    """Fill `params.canvas_length` masks after the prompt."""
+    """Fill `params.canvas_length` masks after the prompt. With `params.cache` the model must be a `KeepingModel`."""
     if params.sampler == "best_of_n":
         greedy = replace(params, sampler="entropy", position_temperature=params.tau_position)
         generations = [decode(model, prompt, replace(greedy, seed=seed), mask_id) for seed in generation_seeds(params)]
@@ -75,11 +96,13 @@ def decode(
             # Each hypothesis takes its best action; where a block is settled there is nothing to compete by.
             children = [max(family, key=lambda child: child.score) for family in families]
         else:
-            children = []
+            # Of equal states the cheapest; the score says the same, but for a cost weight of 0.
+            distinct: dict[tuple[int, ...], Branch] = {}
             for child in sorted((child for family in families for child in family), key=lambda c: -c.score):
-                if child.state not in [other.state for other in children]:
-                    children.append(child)
-            children = children[: width - len(done)]
+                rival = distinct.setdefault(tuple(child.state), child)
+                if child.cumulative_entropy < rival.cumulative_entropy:
+                    distinct[tuple(child.state)] = child
+            children = list(distinct.values())[: width - len(done)]
         results = [(child, oracle.result(child)) for child in children]
         done += [result for _, result in results if result is not None]
         live = [child for child, result in results if result is None]
@@ -92,12 +115,12 @@ class _Oracle:
     start: int  # of the canvas
     params: DecodingParams
     mask_id: int
-    log_frequencies: torch.Tensor | None
+    log_frequencies: np.ndarray | None
 
     def block_of(self, state: list[int]) -> tuple[int, int]:
         """First and last + 1 position of the block with the first mask."""
         size = self.params.block_length or len(state)
-        origin = 0 if self.params.absolute_blocks else self.start
+        origin = 0 if self.params.absolute_blocks or self.params.block_causal else self.start
         first = origin + (state.index(self.mask_id, self.start) - origin) // size * size
         return max(first, self.start), min(first + size, len(state))
 
@@ -125,29 +148,24 @@ class _Oracle:
 
     def expand(self, branch: Branch) -> list[Branch]:
         """What every distinct candidate action leads to, in the order proposed."""
+        branch = self.refresh(branch)
         state, params = branch.state, self.params
         first, last = self.block_of(state)
-        places = self.masked(state, first, last)
-        logits = self.logits(state, places)
-        scope = self.scope(state, first, last)
-        view = View(
-            logits,
-            row_statistics(logits),
-            torch.tensor([place - self.start for place in places]),
-            torch.stack([branch.previous[place] for place in places]) if branch.previous else None,
-            self.log_frequencies,
-            masked_elsewhere=len(scope) > len(places),
-        )
-        generator = step_generator(params.seed, len(branch.steps), logits.device)
-        proposal = propose(view, params, self.written(branch), generator)
+        places, scope = self.masked(state, first, last), self.scope(state, first, last)
+        reading = self.read(branch, places)
+        offsets = np.array(places) - self.start
+        view = View(reading, offsets, self.log_frequencies, masked_elsewhere=len(scope) > len(places))
+        proposal = propose(view, params, self.written(branch), step_generator(params.seed, len(branch.steps)))
         actions: list[Action] = [
             [(places[index], token) for index, token in zip(positions, tokens, strict=True)]
             for positions, tokens in zip(proposal.positions.tolist(), proposal.tokens.tolist(), strict=True)
         ]
-        entropy = dict(zip(scope, entropies(self.logits(state, scope)), strict=True))
+        entropy = dict(zip(scope, entropies(self.logits(branch, state, scope)), strict=True))
         is_compared = len(actions) > 1 or params.sampler == "beam"
-        scores = [self.objective(state, action, entropy) if is_compared else 0.0 for action in actions]
-        previous = dict(zip(places, logits.log_softmax(-1), strict=True)) if params.sampler == "klass" else {}
+        scores = [self.objective(branch, action, entropy) if is_compared else 0.0 for action in actions]
+        previous: dict[int, torch.Tensor] = {}
+        if reading.log_probabilities is not None:
+            previous = dict(zip(places, reading.log_probabilities, strict=True))
         children = []
         for chosen, (action, score) in enumerate(zip(actions, scores, strict=True)):
             after = self.apply(state, action)
@@ -166,9 +184,28 @@ class _Oracle:
                     branch.score + score,
                     0 if is_finished else branch.block_step + 1,
                     {} if is_finished else previous,
+                    branch.kept,
                 )
             )
         return children
+
+    def refresh(self, branch: Branch) -> Branch:
+        """The branch with keys and values kept anew, where it is time."""
+        every, step = self.params.cache_refresh, branch.block_step
+        if self.params.cache == "none" or (step > 0 and (every == 0 or step % every > 0)):
+            return branch
+        return replace(branch, kept=cast(KeepingModel, self.model).keep(torch.tensor([branch.state])))
+
+    def read(self, branch: Branch, places: list[int]) -> Reading:
+        """What the proposal sees of the state: the rows of the block's masked positions, and what is drawn there."""
+        question = Question(
+            self.params,
+            np.array([places]) - self.start,
+            np.array([step_key(self.params.seed, len(branch.steps))]),
+            previous=torch.stack([branch.previous[place] for place in places]) if branch.previous else None,
+        )
+        (answer,) = read(self.rows(branch, branch.state, places), [question], self.mask_id)
+        return answer.readings[0]
 
     def result(self, branch: Branch) -> OracleResult | None:
         """The answer, if the canvas is full or a finished block holds a stop token."""
@@ -186,11 +223,11 @@ class _Oracle:
             after[position] = token
         return after
 
-    def objective(self, state: list[int], action: Action, entropy: dict[int, float]) -> float:
+    def objective(self, branch: Branch, action: Action, entropy: dict[int, float]) -> float:
         """J(a, z) = H(z) - H(z') - w C(a, z); for LookUM -H(z')."""
-        after = self.apply(state, action)
+        after = self.apply(branch.state, action)
         left = [position for position in entropy if after[position] == self.mask_id]
-        uncertainty_after = self.uncertainty(entropies(self.logits(after, left)) if left else [])
+        uncertainty_after = self.uncertainty(entropies(self.logits(branch, after, left)) if left else [])
         if self.params.sampler == "lookum":
             return -uncertainty_after
         cost = sum(entropy[position] for position, _ in action)
@@ -201,9 +238,21 @@ class _Oracle:
             return 0.0
         return sum(values) / (len(values) if self.params.state_uncertainty == "mean" else 1)
 
-    def logits(self, state: list[int], places: list[int]) -> torch.Tensor:
-        """Logits [places, vocab] fp32; the mask token is never predicted, EOS pays its penalty."""
-        logits = self.model(torch.tensor([state]))[0, places].float()
+    def rows(self, branch: Branch, state: list[int], places: list[int]) -> torch.Tensor:
+        """The model's logits [places, vocab] fp32 of the branch's state, or of an outcome of it."""
+        first, last = self.block_of(branch.state)
+        ids = torch.tensor([state])
+        if self.params.block_causal:
+            return self.model(ids[:, :last])[0, places].float()
+        if self.params.cache == "none":
+            return self.model(ids)[0, places].float()
+        window = range(first, last if self.params.cache == "dual" else len(state))
+        logits = cast(KeepingModel, self.model).window(ids, window, branch.kept)
+        return logits[0, [place - first for place in places]].float()
+
+    def logits(self, branch: Branch, state: list[int], places: list[int]) -> torch.Tensor:
+        """`rows`, with the mask token never predicted and EOS paying its penalty."""
+        logits = self.rows(branch, state, places)
         logits[:, self.mask_id] = -torch.inf
         logits[:, list(self.params.eos_ids)] -= self.params.eos_penalty
         return logits

@@ -1,9 +1,10 @@
-"""The algorithm: functions on tensors that import no vLLM, and the state machines that string them together.
+"""The algorithm: pure functions and the state machines that string them together. Imports no vLLM.
 
-params -> make_decoder -> Track (state, blocks) -> propose (actions, scores, schedule) -> objective
+params -> make_decoder -> Track (state, blocks) -> Question -> read (rows, on the device) -> propose (actions, scores,
+schedule) -> the next question
 """
 
-import torch
+import numpy as np
 
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.beam import BeamDecoder
@@ -13,7 +14,11 @@ from vllm_infogain.sampling.track import Track
 
 
 def make_decoder(
-    prompt: list[int], params: DecodingParams, mask_id: int, log_frequencies: torch.Tensor | None = None
+    prompt: list[int],
+    params: DecodingParams,
+    mask_id: int,
+    log_frequencies: np.ndarray | None = None,
+    computed: int = 0,
 ) -> Decoder:
     """The decoder of one request.
 
@@ -22,8 +27,10 @@ def make_decoder(
         params: how to decode; `canvas_length` masks follow the prompt.
         mask_id: the model's mask token.
         log_frequencies: [vocab] log-frequencies of a background text, for the sampler `pc`.
+        computed: positions of the prompt, from its start, whose final K/V every context has already; whole blocks of
+            a block-causal model, else 0.
     """
-    track = Track(prompt, params, mask_id, log_frequencies)
+    track = Track(prompt, params, mask_id, log_frequencies, computed)
     if params.sampler == "beam":
         return BeamDecoder(track)
     return BestOfNDecoder(track) if params.sampler == "best_of_n" else SingleDecoder(track)

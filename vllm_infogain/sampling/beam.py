@@ -9,29 +9,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
-from vllm_infogain.sampling.actions import Proposal
+from vllm_infogain.sampling.actions import Proposal, step_key
 from vllm_infogain.sampling.decoder import Decoder, Pending
-from vllm_infogain.sampling.objective import action_cost, objective, state_uncertainty
-from vllm_infogain.sampling.statistics import RowStatistics
+from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
+from vllm_infogain.sampling.reading import Answer, Question, Reading
 from vllm_infogain.sampling.track import Track
 
 
 @dataclass
 class Hypothesis:
     track: Track
+    context: int  # whose K/V it extends: its own from the last refresh, or its parent's
     score: float = 0.0  # g: the sum of J over its actions
 
 
-@dataclass
+@dataclass(frozen=True)
 class Expansion:
     """One candidate action of one hypothesis, once its logits have come."""
 
     sequence: int  # index among the pending sequences
     score: float  # g of the hypothesis it leads to
-    logits: torch.Tensor  # [masked after it, vocab]
-    statistics: RowStatistics
+    spent: float  # the cumulative entropy of that hypothesis, nats
+    reading: Reading
 
 
 class BeamDecoder(Decoder):
@@ -39,28 +40,42 @@ class BeamDecoder(Decoder):
 
     def __init__(self, track: Track) -> None:
         super().__init__(track.params)
-        self._live = [Hypothesis(track)]
+        self._canvas_start = track.canvas_start
+        self._live = [Hypothesis(track, context=0)]
         self._done: list[Hypothesis] = []
-        self._proposals: list[tuple[Proposal, RowStatistics]] = []  # of each live hypothesis; empty: states pend
+        self._proposals: list[tuple[Proposal, Reading]] = []  # of each live hypothesis; empty: states pend
         self._origin: list[tuple[int, int]] = []  # hypothesis and action of each pending sequence
-        self._before: torch.Tensor = torch.empty(0)  # [pending sequences] J less -H(z'): H(z) - w C
-        self._gains: list[list[float]] = []  # J of every action of each live hypothesis, as far as consumed
+        self._settled: np.ndarray = np.empty(0)  # [pending sequences] J less -H(z')
+        self._spent: np.ndarray = np.empty(0)  # [pending sequences] the cumulative entropy each leads to
+        self._gains: list[list[float | None]] = []  # J of every action of each live hypothesis, as far as consumed
         self._expansions: list[Expansion] = []  # the best of those consumed so far
-        self._states: list[tuple[torch.Tensor, RowStatistics]] = []  # logits of the live states consumed so far
+        self._states: list[Reading] = []  # of the live states consumed so far
         self._await_states()
 
-    def consume(self, logits: torch.Tensor, statistics: RowStatistics) -> None:
-        pending, first = self._receive(len(logits))
+    def question(self, count: int) -> Question:
+        # Which expansions survive takes all hypotheses to say, so each is read like a state.
+        assert self.pending is not None
+        step = self._live[0].track.steps + bool(self._proposals)
+        offsets = self.pending.masked[self.pending.part(count)] - self._canvas_start
+        return Question(self.params, offsets, np.full(count, step_key(self.params.seed, step)))
+
+    def consume(self, count: int, answer: Answer, *, first_of_forward: bool = True) -> None:
+        pending, first = self._receive(count, first_of_forward)
+        readings = [answer.readings[index] for index in range(count)]
         if self._proposals:
-            self._score(first, logits, statistics)
+            self._score(pending, first, readings)
             if pending.remaining == 0:
                 self.report.candidates += len(pending.sequences)
                 self._keep_best()
-        else:
-            self._states += [(logits[index].clone(), statistics[index]) for index in range(len(logits))]
-            if pending.remaining == 0:
-                states, self._states = self._states, []
-                self._expand(states)
+            return
+        self._states += readings
+        if pending.remaining == 0:
+            if pending.extent.refresh:
+                for index, hypothesis in enumerate(self._live):
+                    hypothesis.track.refreshed()
+                    hypothesis.context = index
+            states, self._states = self._states, []
+            self._expand(states)
 
     def _await_states(self) -> None:
         """Ask for a forward of every live hypothesis's state, or end."""
@@ -71,78 +86,88 @@ class BeamDecoder(Decoder):
             self._finished += best.track.canvas
             self.pending = None
             return
-        sequences = torch.stack([hypothesis.track.state for hypothesis in self._live])
-        self.pending = Pending(sequences, self._live[0].track.masked(sequences))
+        track = self._live[0].track  # all are at the same step of the same block
+        sequences = np.stack([hypothesis.track.state for hypothesis in self._live])
+        contexts = np.array([hypothesis.context for hypothesis in self._live])
+        if track.needs_refresh:
+            contexts = np.arange(len(self._live))
+        self.pending = Pending(sequences, track.masked(sequences), track.extent(), contexts)
 
-    def _expand(self, states: list[tuple[torch.Tensor, RowStatistics]]) -> None:
-        """Propose the actions of every live hypothesis from its state's logits, and ask for all their outcomes."""
+    def _expand(self, states: list[Reading]) -> None:
+        """Propose the actions of every live hypothesis from its state's reading, and ask for all their outcomes."""
         proposals = [
-            (hypothesis.track.propose(logits, statistics), statistics)
-            for hypothesis, (logits, statistics) in zip(self._live, states, strict=True)
+            (hypothesis.track.propose(reading), reading) for hypothesis, reading in zip(self._live, states, strict=True)
         ]
         outcomes = [
             hypothesis.track.outcomes(proposal) for hypothesis, (proposal, _) in zip(self._live, proposals, strict=True)
         ]
-        sequences = torch.cat(outcomes)
-        masked = self._live[0].track.masked(sequences)
+        sequences, track = np.concatenate(outcomes), self._live[0].track
+        masked = track.masked(sequences)
         if masked.shape[1] == 0:
             # Every hypothesis has one action, which settles its state: H(z') = 0, and J needs no forward.
-            for hypothesis, (proposal, statistics) in zip(self._live, proposals, strict=True):
-                hypothesis.score += self._gain_before(proposal, statistics).item()
-                hypothesis.track.write(proposal, 0, statistics.entropy, [])
+            for hypothesis, (proposal, reading) in zip(self._live, proposals, strict=True):
+                hypothesis.score += float(self._settled_gain(proposal, reading)[0])
+                hypothesis.track.write(proposal, 0, reading.entropy, [])
             self._done += [hypothesis for hypothesis in self._live if hypothesis.track.is_done]
             self._live = [hypothesis for hypothesis in self._live if not hypothesis.track.is_done]
             self._await_states()
             return
         self._proposals = proposals
-        self._before = torch.cat([self._gain_before(proposal, statistics) for proposal, statistics in proposals])
+        self._settled = np.concatenate([self._settled_gain(proposal, reading) for proposal, reading in proposals])
+        self._spent = np.concatenate(
+            [
+                hypothesis.track.cumulative_entropy + action_cost(reading.entropy, proposal.positions)
+                for hypothesis, (proposal, reading) in zip(self._live, proposals, strict=True)
+            ]
+        )
         self._gains = [[] for _ in proposals]
         self._origin = [(parent, action) for parent, group in enumerate(outcomes) for action in range(len(group))]
-        self.pending = Pending(sequences, masked)
+        contexts = np.repeat([hypothesis.context for hypothesis in self._live], [len(group) for group in outcomes])
+        self.pending = Pending(sequences, masked, track.extent(), contexts)
 
-    def _score(self, first: int, logits: torch.Tensor, statistics: RowStatistics) -> None:
-        """g of the expansions whose logits [expansions, masked, vocab] have come; keep those that may survive."""
-        assert self.pending is not None
-        after = state_uncertainty(statistics.entropy, self.params.state_uncertainty)
-        gains = (self._before[first : first + len(logits)] - after).tolist()
-        for index, gain in enumerate(gains):
-            parent, _ = self._origin[first + index]
+    def _score(self, pending: Pending, first: int, readings: list[Reading]) -> None:
+        """g of the expansions that have come; keep those that may survive."""
+        entropy = np.stack([reading.entropy for reading in readings])
+        after = state_uncertainty(entropy, self.params.state_uncertainty)
+        # fp32, as where one hypothesis compares its candidates: what ties there ties here.
+        gains = (self._settled[first : first + len(readings)] - after).astype(np.float32).tolist()
+        for sequence, (gain, reading) in enumerate(zip(gains, readings, strict=True), start=first):
+            parent, _ = self._origin[sequence]
             self._gains[parent].append(gain)
-            score = self._live[parent].score + gain
-            self._expansions.append(Expansion(first + index, score, logits[index], statistics[index]))
-        # A stable sort: of equals the earlier one survives. Equal states are one hypothesis, reached by two orders.
+            hypothesis, spent = self._live[parent], float(self._spent[sequence])
+            self._expansions.append(Expansion(sequence, hypothesis.score + gain, spent, reading))
+        # A stable sort: of equals the earlier one survives. Equal states are one hypothesis, reached by two orders:
+        # the cheaper one, which the score would also say, but for a cost weight of 0.
         self._expansions.sort(key=lambda expansion: -expansion.score)
-        survivors: dict[tuple[int, ...], Expansion] = {}
+        survivors: dict[bytes, Expansion] = {}
         for expansion in self._expansions:
-            survivors.setdefault(tuple(self.pending.sequences[expansion.sequence].tolist()), expansion)
+            state = pending.sequences[expansion.sequence].tobytes()
+            if state not in survivors or expansion.spent < survivors[state].spent:
+                survivors[state] = expansion  # in the place of the first
         self._expansions = list(survivors.values())[: self.params.beam_width - len(self._done)]
-        for expansion in self._expansions:
-            if expansion.sequence >= first:
-                expansion.logits = expansion.logits.clone()  # the batch's logits are freed before the next part
 
-    def _gain_before(self, proposal: Proposal, statistics: RowStatistics) -> torch.Tensor:
-        """J of each action [candidates], were it to settle the state: H(z) - w C."""
-        cost = action_cost(statistics.entropy, proposal.positions)
-        now = state_uncertainty(statistics.entropy, self.params.state_uncertainty)
-        return objective(self.params, now, torch.zeros_like(cost), cost)
+    def _settled_gain(self, proposal: Proposal, reading: Reading) -> np.ndarray:
+        """J of each action [candidates], were it to settle the state."""
+        now = state_uncertainty(reading.entropy, self.params.state_uncertainty)
+        return settled_objective(self.params, now, action_cost(reading.entropy, proposal.positions))
 
     def _keep_best(self) -> None:
-        """Write the surviving actions; their logits are the next step's."""
+        """Write the surviving actions; their readings are the next step's."""
         expansions, self._expansions = self._expansions, []
         live, states = [], []
         for expansion in expansions:
             parent, action = self._origin[expansion.sequence]
             proposal, before = self._proposals[parent]
-            hypothesis = Hypothesis(self._live[parent].track.fork(), expansion.score)
+            hypothesis = Hypothesis(self._live[parent].track.fork(), self._live[parent].context, expansion.score)
             gains = self._gains[parent]
             hypothesis.track.write(proposal, action, before.entropy, gains if len(gains) > 1 else [])
             if hypothesis.track.is_done:
                 self._done.append(hypothesis)
             else:
                 live.append(hypothesis)
-                states.append((expansion.logits, expansion.statistics))
+                states.append(expansion.reading)
         self._live = live
-        if live:
+        if live and not live[0].track.needs_refresh:
             self._expand(states)
         else:
             self._await_states()

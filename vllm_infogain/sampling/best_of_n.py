@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
+import numpy as np
 
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.decoder import Decoder, Pending, SingleDecoder
-from vllm_infogain.sampling.statistics import RowStatistics
+from vllm_infogain.sampling.reading import NOTHING, Answer, Question
 from vllm_infogain.sampling.track import Track
 
 
@@ -28,24 +28,34 @@ class BestOfNDecoder(Decoder):
             twin = track.fork()
             twin.params = dataclasses.replace(greedy, seed=seed)
             self._generations.append(SingleDecoder(twin))
-        self._waiting = list(self._generations)  # those that the pending sequences belong to
+        self._waiting: list[SingleDecoder] = []  # those that the pending sequences belong to
         self._gather()
 
-    def consume(self, logits: torch.Tensor, statistics: RowStatistics) -> None:
-        pending, first = self._receive(len(logits))
-        for index in range(len(logits)):
-            self._waiting[first + index].consume(logits[index : index + 1], statistics[index : index + 1])
+    def question(self, count: int) -> Question:
+        assert self.pending is not None
+        parts = [generation.question(1) for generation in self._waiting[self.pending.part(count)]]
+        keys = np.concatenate([part.keys for part in parts])
+        return Question(self.params, np.concatenate([part.offsets for part in parts]), keys)
+
+    def consume(self, count: int, answer: Answer, *, first_of_forward: bool = True) -> None:
+        pending, first = self._receive(count, first_of_forward)
+        for index in range(count):
+            self._waiting[first + index].consume(1, Answer({0: answer.readings[index]}, NOTHING, 0))
         if pending.remaining == 0:
             self._gather()
 
     def _gather(self) -> None:
         """Ask for the next forward of every generation that goes on, or end."""
-        self._waiting = [generation for generation in self._generations if generation.pending is not None]
-        parts = [generation.pending for generation in self._waiting if generation.pending is not None]
-        if parts:
-            # All write equally many positions per step, so their masked positions stack.
-            sequences = torch.cat([part.sequences for part in parts])
-            self.pending = Pending(sequences, torch.cat([part.masked for part in parts]))
+        going = [(index, it.pending, it) for index, it in enumerate(self._generations) if it.pending is not None]
+        self._waiting = [generation for _, _, generation in going]
+        if going:
+            # All write equally many positions per step: they are at the same step of the same block.
+            self.pending = Pending(
+                np.concatenate([part.sequences for _, part, _ in going]),
+                np.concatenate([part.masked for _, part, _ in going]),
+                going[0][1].extent,
+                contexts=np.array([index if self.params.is_cached else 0 for index, _, _ in going]),
+            )
             return
         best = min(self._generations, key=lambda generation: generation.track.cumulative_entropy)
         self.report.take(best.track)

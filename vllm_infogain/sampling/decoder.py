@@ -1,12 +1,13 @@
-"""One request's decoding, as a state machine that asks for forwards and consumes their logits.
+"""One request's decoding, as a state machine that asks for forwards and consumes what was read off their logits.
 
-    pending --forward--> consume --propose--> [one action]      write it, pending = the new state
-                                          --> [several actions] pending = one sequence per action
-                                                                --forward--> score, write the best, propose again
+    pending --forward, read--> consume --propose--> [one action]      write it, pending = the new state
+                                                --> [several actions] pending = one sequence per action
+                                                         --forward, read--> write the best, propose again
 
 The best candidate's logits are the next step's logits: a look-ahead step costs one forward of its candidates, any
-other step one forward of one sequence. A decoder knows neither vLLM nor a model: engine, standalone sampler and tests
-drive it alike, and between two calls it holds no logits but those of the best of a group that came in parts.
+other step one forward of one sequence. Where keys and values are kept, a state's forward comes in between whenever
+they are to be refreshed. A decoder knows neither vLLM nor a model: engine, standalone sampler and tests drive it
+alike, and it never sees logits, only their `Reading`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
+import numpy as np
 
 from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.actions import Proposal
-from vllm_infogain.sampling.objective import action_cost, objective, state_uncertainty
-from vllm_infogain.sampling.statistics import RowStatistics
+from vllm_infogain.sampling.actions import Proposal, step_key
+from vllm_infogain.sampling.extent import Extent
+from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
+from vllm_infogain.sampling.reading import Answer, Comparison, Question, Reading
 from vllm_infogain.sampling.track import Step, Track
 
 
@@ -30,6 +32,7 @@ class Report:
 
     steps: int = 0
     forwards: int = 0
+    refreshes: int = 0  # forwards that computed kept keys and values anew
     rows: int = 0  # model rows computed: sequences x positions
     candidates: int = 0  # distinct candidates evaluated by look-ahead
     bypassed_steps: int = 0
@@ -42,28 +45,28 @@ class Report:
         self.cumulative_entropy, self.trajectory = track.cumulative_entropy, track.trajectory
 
     def to_dict(self, with_trajectory: bool) -> dict[str, Any]:
-        report = asdict(self)
-        if not with_trajectory:
-            del report["trajectory"]
-        return report
+        figures = {name: value for name, value in vars(self).items() if name != "trajectory"}
+        return figures | {"trajectory": [asdict(step) for step in self.trajectory]} if with_trajectory else figures
 
 
 @dataclass
 class Pending:
     """The sequences a step waits for; their logits may come in several parts. Owner: the decoder."""
 
-    sequences: torch.Tensor  # [sequences, prompt + canvas] int64
-    masked: torch.Tensor  # [sequences, masked] int64: positions whose logits are needed, ascending
+    sequences: np.ndarray  # [sequences, prompt + canvas] int64
+    masked: np.ndarray  # [sequences, masked] int64: positions whose logits are needed, ascending
+    extent: Extent
+    contexts: np.ndarray  # [sequences] int64: whose kept K/V each extends, in a refresh which each becomes; else 0
     consumed: int = 0  # sequences whose logits have come
 
     @property
     def remaining(self) -> int:
         return len(self.sequences) - self.consumed
 
-    def part(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next `count` sequences [count, length] and their masked positions [count, masked]."""
-        window = slice(self.consumed, self.consumed + count)
-        return self.sequences[window], self.masked[window]
+    def part(self, count: int) -> slice:
+        """The next `count` sequences."""
+        assert count <= self.remaining
+        return slice(self.consumed, self.consumed + count)
 
 
 class Decoder(ABC):
@@ -76,24 +79,37 @@ class Decoder(ABC):
         self._finished: list[int] = []
 
     @abstractmethod
-    def consume(self, logits: torch.Tensor, statistics: RowStatistics) -> None:
-        """Take the logits [sequences, masked, vocab] of the next part of `pending`, and decide what follows."""
+    def question(self, count: int) -> Question:
+        """What is to be read off the logits of the next `count` sequences of `pending`."""
+
+    @abstractmethod
+    def consume(self, count: int, answer: Answer, *, first_of_forward: bool = True) -> None:
+        """Take the answer to `question(count)`, and decide what follows.
+
+        Args:
+            count: sequences whose logits have come.
+            answer: what was read off them.
+            first_of_forward: no other sequences of this request, of the same forward, were consumed before.
+        """
 
     def take_finished(self) -> list[int]:
         """Tokens that became final since the last call, in canvas order."""
         finished, self._finished = self._finished, []
         return finished
 
-    def _receive(self, count: int) -> tuple[Pending, int]:
+    def _receive(self, count: int, first_of_forward: bool) -> tuple[Pending, int]:
         """Account for `count` more sequences; returns what was pending and the first one's index in it."""
         pending = self.pending
         assert pending is not None
-        assert count <= pending.remaining
-        first = pending.consumed
+        first = pending.part(count).start
         pending.consumed += count
-        self.report.forwards += 1
-        self.report.rows += count * pending.sequences.shape[1]
+        self.report.forwards += first_of_forward
+        self.report.refreshes += first_of_forward and pending.extent.refresh
+        self.report.rows += count * len(pending.extent.rows)
         return pending, first
+
+
+FIRST_CANDIDATES = 2  # that pruning evaluates before it compares the others' limits with the better one's J
 
 
 @dataclass
@@ -101,12 +117,31 @@ class Lookahead:
     """The comparison of one step's candidates, some of them perhaps still to come. Owner: SingleDecoder."""
 
     proposal: Proposal
-    entropy: torch.Tensor  # [masked] H_l(z)
-    cost: torch.Tensor  # [candidates] C(a, z)
-    objective: list[float] = field(default_factory=list)  # J of the candidates consumed so far
-    best: int = -1  # index of the best of them, the first of equals
-    best_logits: torch.Tensor | None = None  # [masked after it, vocab]
-    best_statistics: RowStatistics | None = None
+    entropy: np.ndarray  # [masked] H_l(z)
+    now: float  # H(z)
+    cost: np.ndarray  # [candidates] C(a, z)
+    limit: np.ndarray  # [candidates] the most that J can be: with H(z') = 0
+    objective: np.ndarray  # [candidates] J, NaN until known
+    asked: np.ndarray  # the candidates that are pending, ascending
+    reading: Reading | None = None  # of the best one
+
+    @property
+    def best(self) -> int:
+        """Index of the best candidate so far, the first of equals."""
+        return int(np.nanargmax(self.objective))
+
+    def receive(self, first: int, answer: Answer) -> None:
+        """Take J of the next candidates of those asked for, from the `first`-th on; keep the best one's reading."""
+        part = self.asked[first : first + len(answer.objective)]
+        self.objective[part] = answer.objective
+        if self.best in part:
+            self.reading = answer.readings[answer.best]
+
+    def rest(self) -> np.ndarray:
+        """Candidates that were not evaluated and may still be the best: J never exceeds its limit."""
+        # J comes in fp32: what ties with the best but for rounding is evaluated.
+        is_open = np.isnan(self.objective) & (self.limit >= self.objective[self.best] - 1e-6)
+        return np.flatnonzero(is_open)
 
 
 class SingleDecoder(Decoder):
@@ -118,62 +153,79 @@ class SingleDecoder(Decoder):
         self._lookahead: Lookahead | None = None  # None: `pending` is the state itself
         self._await_state()
 
-    def consume(self, logits: torch.Tensor, statistics: RowStatistics) -> None:
-        pending, _ = self._receive(len(logits))
-        if self._lookahead is None:
-            self._decide(logits[0], statistics[0])
+    def question(self, count: int) -> Question:
+        assert self.pending is not None
+        track, lookahead, part = self.track, self._lookahead, self.pending.part(count)
+        offsets = self.pending.masked[part] - track.canvas_start
+        if lookahead is None:
+            return Question(self.params, offsets, self._keys(1, track.steps), previous=track.previous())
+        comparison = Comparison(lookahead.now, lookahead.cost[lookahead.asked[part]])
+        # The winner's logits serve the step after this one.
+        return Question(self.params, offsets, self._keys(count, track.steps + 1), comparison)
+
+    def consume(self, count: int, answer: Answer, *, first_of_forward: bool = True) -> None:
+        pending, first = self._receive(count, first_of_forward)
+        lookahead = self._lookahead
+        if lookahead is None:
+            if pending.extent.refresh:
+                self.track.refreshed()
+            self._decide(answer.readings[0])
             return
-        self._score(self._lookahead, logits, statistics, is_last=pending.remaining == 0)
+        lookahead.receive(first, answer)
         if pending.remaining == 0:
-            self._take_best(self._lookahead)
+            rest = lookahead.rest()
+            if len(rest):
+                self._ask(lookahead, rest)
+            else:
+                self._take_best(lookahead)
+
+    def _keys(self, count: int, step: int) -> np.ndarray:
+        return np.full(count, step_key(self.params.seed, step))
 
     def _await_state(self) -> None:
         """Ask for a forward of the state, unless there is nothing left to write."""
-        self._lookahead = None
-        sequences = self.track.state.unsqueeze(0)
-        self.pending = None if self.track.is_done else Pending(sequences, self.track.masked(sequences))
+        self._lookahead, self.pending = None, None
+        if not self.track.is_done:
+            self.pending = self._pending(self.track.state[None].copy())
 
-    def _decide(self, logits: torch.Tensor, statistics: RowStatistics) -> None:
-        """Take the next action from the state's logits [masked, vocab], or ask for the candidates to compare."""
-        proposal = self.track.propose(logits, statistics)
+    def _pending(self, sequences: np.ndarray) -> Pending:
+        contexts = np.zeros(len(sequences), dtype=np.int64)
+        return Pending(sequences, self.track.masked(sequences), self.track.extent(), contexts)
+
+    def _decide(self, reading: Reading) -> None:
+        """Take the next action from a reading of the state, or ask for the candidates to compare."""
+        proposal = self.track.propose(reading)
         if len(proposal.positions) == 1:
-            self._write(proposal, 0, statistics.entropy, [])
+            self._write(proposal, 0, reading.entropy, [])
             self._await_state()
             return
-        sequences = self.track.outcomes(proposal)
-        self.pending = Pending(sequences, self.track.masked(sequences))
-        self._lookahead = Lookahead(proposal, statistics.entropy, action_cost(statistics.entropy, proposal.positions))
+        now = state_uncertainty(reading.entropy, self.params.state_uncertainty)
+        cost = action_cost(reading.entropy, proposal.positions)
+        everyone = np.arange(len(cost))
+        limit = settled_objective(self.params, now, cost)
+        unknown = np.full(len(cost), np.nan)
+        self._lookahead = Lookahead(proposal, reading.entropy, now, cost, limit, unknown, everyone)
+        first = np.sort(cost.argsort(kind="stable")[:FIRST_CANDIDATES]) if self.params.prune else everyone
+        self._ask(self._lookahead, first)
 
-    def _score(self, lookahead: Lookahead, logits: torch.Tensor, statistics: RowStatistics, is_last: bool) -> None:
-        """J of the candidates whose logits [candidates, masked, vocab] have come; keep the best one's logits."""
-        first = len(lookahead.objective)
-        how = self.params.state_uncertainty
-        scores = objective(
-            self.params,
-            state_uncertainty(lookahead.entropy, how),
-            state_uncertainty(statistics.entropy, how),
-            lookahead.cost[first : first + len(logits)],
-        )
-        for index, score in enumerate(scores.tolist(), start=first):
-            if lookahead.best < 0 or score > lookahead.objective[lookahead.best]:
-                lookahead.best = index
-            lookahead.objective.append(score)
-        if lookahead.best >= first:
-            winner = lookahead.best - first
-            # A copy if more are to come, so that this batch's logits can be freed meanwhile.
-            lookahead.best_logits = logits[winner] if is_last else logits[winner].clone()
-            lookahead.best_statistics = statistics[winner]
+    def _ask(self, lookahead: Lookahead, candidates: np.ndarray) -> None:
+        """Ask for a forward of some candidates' outcomes."""
+        lookahead.asked = candidates
+        proposal = lookahead.proposal
+        if len(candidates) < len(proposal.positions):
+            proposal = Proposal(proposal.positions[candidates], proposal.tokens[candidates])
+        self.pending = self._pending(self.track.outcomes(proposal))
 
     def _take_best(self, lookahead: Lookahead) -> None:
-        assert lookahead.best_logits is not None
-        assert lookahead.best_statistics is not None
-        self.report.candidates += len(lookahead.objective)
-        self._write(lookahead.proposal, lookahead.best, lookahead.entropy, lookahead.objective)
-        if self.track.is_done:
+        assert lookahead.reading is not None
+        objective = [None if value != value else value for value in lookahead.objective.tolist()]
+        self.report.candidates += len(objective) - objective.count(None)
+        self._write(lookahead.proposal, lookahead.best, lookahead.entropy, objective)
+        if self.track.is_done or self.track.needs_refresh:
             self._await_state()
         else:
-            self._decide(lookahead.best_logits, lookahead.best_statistics)
+            self._decide(lookahead.reading)
 
-    def _write(self, proposal: Proposal, chosen: int, entropy: torch.Tensor, scores: list[float]) -> None:
+    def _write(self, proposal: Proposal, chosen: int, entropy: np.ndarray, scores: list[float | None]) -> None:
         self._finished += self.track.write(proposal, chosen, entropy, scores)
         self.report.take(self.track)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
+import numpy as np
 
 UNSEEN = 0.5  # the count of a token that the text does not hold
 
@@ -24,7 +24,7 @@ def count_tokens(sequences: Iterable[list[int]]) -> dict[int, int]:
     return dict(counts)
 
 
-def log_frequencies(counts: dict[int, int], vocab_size: int) -> torch.Tensor:
+def log_frequencies(counts: dict[int, int], vocab_size: int) -> np.ndarray:
     """[vocab] fp32: log of each token's share of the text.
 
     Raises:
@@ -32,12 +32,12 @@ def log_frequencies(counts: dict[int, int], vocab_size: int) -> torch.Tensor:
     """
     if counts and not 0 <= min(counts) <= max(counts) < vocab_size:
         raise ValueError(f"token ids from {min(counts)} to {max(counts)} do not fit a vocabulary of {vocab_size}")
-    table = torch.full((vocab_size,), UNSEEN, dtype=torch.float64)
-    table[list(counts)] = torch.tensor(list(counts.values()), dtype=torch.float64)
-    return (table / table.sum()).log().float()
+    table = np.full(vocab_size, UNSEEN)
+    table[list(counts)] = list(counts.values())
+    return np.log(table / table.sum()).astype(np.float32)
 
 
-def load_log_frequencies(path: str | Path, vocab_size: int) -> torch.Tensor:
+def load_log_frequencies(path: str | Path, vocab_size: int) -> np.ndarray:
     """Read a file that `main` wrote; [vocab] fp32."""
     counts = json.loads(Path(path).read_text())["counts"]
     return log_frequencies({int(token): count for token, count in counts.items()}, vocab_size)

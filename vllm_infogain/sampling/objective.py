@@ -1,31 +1,33 @@
-"""The Info-Gain objective (arXiv 2602.18176, eq. 3-5). Pure functions on tensors; everything in nats."""
+"""The Info-Gain objective (arXiv 2602.18176, eq. 3-5). Pure functions on arrays; float64, in nats."""
 
-import torch
+from typing import Any
+
+import numpy as np
 
 from vllm_infogain.params import DecodingParams
 
 
-def state_uncertainty(entropy: torch.Tensor, how: str) -> torch.Tensor:
-    """H(z) from the entropies [..., masked] of the positions that count -> [...].
+def state_uncertainty(entropy: np.ndarray, how: str) -> Any:
+    """H(z) from the entropies [..., masked] of the positions that count -> [...] float64.
 
     `mean` is the paper's; `sum` leaves out its normaliser. 0 where nothing is masked.
     """
-    if entropy.shape[-1] == 0:
-        return entropy.new_zeros(entropy.shape[:-1])
-    return entropy.mean(-1) if how == "mean" else entropy.sum(-1)
+    total = entropy.sum(-1, dtype=np.float64)
+    return total / max(1, entropy.shape[-1]) if how == "mean" else total
 
 
-def action_cost(entropy: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def action_cost(entropy: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """C(a, z): the summed entropy at the positions each action writes.
 
-    entropy [masked], positions [candidates, written] (indices into entropy) -> [candidates].
+    entropy [masked], positions [candidates, written] (indices into entropy) -> [candidates] float64.
     """
-    return entropy[positions].sum(-1)
+    return entropy[positions].sum(-1, dtype=np.float64)
 
 
-def objective(params: DecodingParams, now: torch.Tensor, after: torch.Tensor, cost: torch.Tensor) -> torch.Tensor:
-    """J of each candidate [candidates], from H(z) [], H(z') [candidates] and C(a, z) [candidates].
+def settled_objective(params: DecodingParams, now: float, cost: np.ndarray) -> np.ndarray:
+    """J of each candidate [candidates], were it to leave nothing uncertain: in general J is this less H(z').
 
-    info_gain, beam: J = H(z) - H(z') - w C, w the cost weight; lookum: J = -H(z'), which ranks as w = 0 does.
+    From H(z) and C(a, z) [candidates]. info_gain, beam: J = H(z) - H(z') - w C, w the cost weight; lookum: J = -H(z'),
+    which ranks as w = 0 does.
     """
-    return -after if params.sampler == "lookum" else now - after - params.cost_weight * cost
+    return np.zeros_like(cost) if params.sampler == "lookum" else now - params.cost_weight * cost

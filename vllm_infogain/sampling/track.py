@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.actions import Proposal, propose, step_generator
+from vllm_infogain.sampling.extent import Extent
+from vllm_infogain.sampling.reading import Reading
 from vllm_infogain.sampling.schedule import tokens_to_write
-from vllm_infogain.sampling.statistics import RowStatistics
 from vllm_infogain.sampling.view import View
 
 
@@ -21,7 +23,7 @@ class Step:
     positions: list[int]
     tokens: list[int]
     entropies: list[float]
-    objective: list[float]  # J of every distinct candidate; empty when nothing was compared
+    objective: list[float | None]  # J of every distinct candidate, None if pruned; empty when nothing was compared
     chosen: int  # index of the candidate taken
     bypassed: bool
 
@@ -34,37 +36,46 @@ class Track:
         prompt: list[int],
         params: DecodingParams,
         mask_id: int,
-        log_frequencies: torch.Tensor | None = None,
+        log_frequencies: np.ndarray | None = None,
+        computed: int = 0,
     ) -> None:
         self.params = params
         self.mask_id = mask_id
         self.log_frequencies = log_frequencies
-        self.state = torch.tensor(prompt + [mask_id] * params.canvas_length)  # z: [prompt + canvas] int64
+        self.state = np.array([*prompt, *[mask_id] * params.canvas_length])  # z: [prompt + canvas] int64
         self.canvas_start = len(prompt)
-        self.block_start = self.canvas_start
+        self.block_start = self.canvas_start  # the first position of the active block that was masked
         self.block_step = 0  # steps taken in the active block
+        self.computed = computed  # positions, from the prompt's start, whose final K/V are kept; block-causal only
         self.cumulative_entropy = 0.0  # nats
         self.steps = 0
         self.bypassed_steps = 0
         self.trajectory: list[Step] = []  # kept only if asked for
-        self._previous: tuple[torch.Tensor, torch.Tensor] | None = None  # positions and log-probabilities, for KLASS
+        self._refreshed_at = -1  # the step before which K/V were last refreshed
+        self._previous: tuple[np.ndarray, torch.Tensor] | None = None  # positions and log-probabilities, for KLASS
 
     def fork(self) -> Track:
         """A track that goes on from here on its own."""
         twin = copy.copy(self)
-        twin.state = self.state.clone()
+        twin.state = self.state.copy()
         twin.trajectory = list(self.trajectory)
         return twin
 
     @property
     def length(self) -> int:
-        return self.state.shape[0]
+        return len(self.state)
+
+    @property
+    def block_origin(self) -> int:
+        """The active block's first position; with absolute blocks the first one may begin in the prompt."""
+        if not (self.params.absolute_blocks or self.params.block_causal):
+            return self.block_start
+        size = self.params.block_length or self.length
+        return self.block_start // size * size
 
     @property
     def block_end(self) -> int:
-        size = self.params.block_length or self.length
-        start = self.block_start // size * size if self.params.absolute_blocks else self.block_start
-        return min(start + size, self.length)
+        return min(self.block_origin + (self.params.block_length or self.length), self.length)
 
     @property
     def is_done(self) -> bool:
@@ -75,68 +86,102 @@ class Track:
         """The canvas so far; of a done track, up to and including its first stop token."""
         return self.state[self.canvas_start :].tolist()
 
-    def masked(self, sequences: torch.Tensor) -> torch.Tensor:
+    # What a forward computes.
+
+    @property
+    def needs_refresh(self) -> bool:
+        """Whether the next forward is to compute anew what is kept outside the window."""
+        params = self.params
+        if not params.is_cached or self._refreshed_at == self.steps:
+            return False
+        # What is kept of a block-causal model is final, not approximate: it grows with each block and never ages.
+        ages = params.cache_refresh > 0 and not params.block_causal
+        return self.block_step == 0 or (ages and self.block_step % params.cache_refresh == 0)
+
+    def extent(self) -> Extent:
+        """Of the next forward, of the state or of its candidates."""
+        refresh = self.needs_refresh
+        if self.params.block_causal:
+            window = range(self.block_origin, self.block_end)
+            return Extent(range(self.computed, window.stop) if refresh else window, window, window.stop, refresh)
+        whole = range(self.length)
+        match self.params.cache:
+            case "none":
+                return Extent(whole, whole, self.length)
+            case "prefix":
+                window = range(self.block_start, self.length)
+            case "dual":
+                window = range(self.block_start, self.block_end)
+            case _:
+                raise AssertionError(self.params.cache)
+        return Extent(whole if refresh else window, window, self.length, refresh)
+
+    def refreshed(self) -> None:
+        """The state's refresh has run."""
+        self._refreshed_at = self.steps
+        # A hypothesis of a beam may go on where another's K/V were kept: only what all share stays computed.
+        if self.params.sampler != "beam":
+            self.computed = self.block_origin
+
+    def masked(self, sequences: np.ndarray) -> np.ndarray:
         """Positions whose logits matter, in sequences [n, length] that mask equally many: [n, masked], ascending.
 
         Those of the active block; with `uncertainty_scope: sequence` those of the whole canvas, the block's first.
         """
-        end = self.length if self._counts_elsewhere else self.block_end
-        places = (sequences[:, self.block_start : end] == self.mask_id).nonzero()[:, 1] + self.block_start
-        return places.view(len(sequences), -1)
+        everywhere = self.params.looks_ahead and self.params.uncertainty_scope == "sequence"
+        end = self.length if everywhere else self.block_end
+        places = (sequences[:, self.block_start : end] == self.mask_id).nonzero()[1] + self.block_start
+        return places.reshape(len(sequences), -1)
 
-    @property
-    def _counts_elsewhere(self) -> bool:
-        return self.params.looks_ahead and self.params.uncertainty_scope == "sequence"
+    def _block_masked(self) -> np.ndarray:
+        return np.flatnonzero(self.state[self.block_start : self.block_end] == self.mask_id) + self.block_start
 
-    def _block_masked(self) -> torch.Tensor:
-        block = self.state[self.block_start : self.block_end]
-        return (block == self.mask_id).nonzero().squeeze(-1) + self.block_start
-
-    def propose(self, logits: torch.Tensor, statistics: RowStatistics) -> Proposal:
-        """The candidate actions, from logits [masked, vocab] at the positions that `masked` gave for the state."""
-        places = self._block_masked()
-        count = len(places)
-        view = View(
-            logits[:count],
-            statistics[:count],
-            (places - self.canvas_start).to(logits.device),
-            self._previous_at(places, logits.device),
-            self.log_frequencies,
-            masked_elsewhere=len(logits) > count,
-        )
-        if self.params.sampler == "klass":
-            self._previous = (places, view.logits.log_softmax(-1))
-        start, end = self.block_start - self.canvas_start, self.block_end - self.canvas_start
-        written = tokens_to_write(self.params, count, self.block_step, start, end)
-        return propose(view, self.params, written, step_generator(self.params.seed, self.steps, logits.device))
-
-    def _previous_at(self, places: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+    def previous(self) -> torch.Tensor | None:
+        """KLASS: log-probabilities [masked, vocab] of the block's masked positions one step earlier."""
         if self._previous is None:
             return None
         before, log_probabilities = self._previous
-        return log_probabilities[torch.searchsorted(before, places).to(device)]
+        index = torch.from_numpy(np.searchsorted(before, self._block_masked()))
+        return log_probabilities[index.to(log_probabilities.device)]
 
-    def outcomes(self, proposal: Proposal) -> torch.Tensor:
+    # Actions.
+
+    def propose(self, reading: Reading) -> Proposal:
+        """The candidate actions, from a reading of the positions that `masked` gave for the state."""
+        places = self._block_masked()
+        count = len(places)
+        view = View(
+            reading.head(count),
+            places - self.canvas_start,
+            self.log_frequencies,
+            masked_elsewhere=len(reading.entropy) > count,
+        )
+        if reading.log_probabilities is not None:
+            self._previous = (places, reading.log_probabilities)
+        start, end = self.block_start - self.canvas_start, self.block_end - self.canvas_start
+        written = tokens_to_write(self.params, count, self.block_step, start, end)
+        return propose(view, self.params, written, step_generator(self.params.seed, self.steps))
+
+    def outcomes(self, proposal: Proposal) -> np.ndarray:
         """z' of every action: [candidates, length]."""
-        sequences = self.state.repeat(len(proposal.positions), 1)
-        return sequences.scatter_(1, self._block_masked()[proposal.positions.cpu()], proposal.tokens.cpu())
+        sequences = self.state[None].repeat(len(proposal.positions), 0)
+        np.put_along_axis(sequences, self._block_masked()[proposal.positions], proposal.tokens, 1)
+        return sequences
 
-    def write(self, proposal: Proposal, chosen: int, entropy: torch.Tensor, objective: list[float]) -> list[int]:
+    def write(self, proposal: Proposal, chosen: int, entropy: np.ndarray, objective: list[float | None]) -> list[int]:
         """Take one action; `entropy` [masked] is H_l(z) from before it. Returns the tokens of a block it finished."""
-        within = proposal.positions[chosen]
-        places = self._block_masked()[within.cpu()]
-        self.state[places] = proposal.tokens[chosen].cpu()
+        masked, within = self._block_masked(), proposal.positions[chosen]
+        places, tokens = masked[within], proposal.tokens[chosen]
+        self.state[places] = tokens
         entropies = entropy[within].tolist()
         self.steps += 1
         self.block_step += 1
         self.bypassed_steps += proposal.bypassed
         self.cumulative_entropy += sum(entropies)
         if self.params.return_trajectory:
-            offsets, tokens = (places - self.canvas_start).tolist(), proposal.tokens[chosen].tolist()
-            self.trajectory.append(Step(offsets, tokens, entropies, objective, chosen, proposal.bypassed))
-        if len(self._block_masked()):
-            return []
-        return self._finish_block()
+            offsets = (places - self.canvas_start).tolist()
+            self.trajectory.append(Step(offsets, tokens.tolist(), entropies, objective, chosen, proposal.bypassed))
+        return self._finish_block() if len(within) == len(masked) else []
 
     def _finish_block(self) -> list[int]:
         start, block = self.block_start, self.state[self.block_start : self.block_end].tolist()

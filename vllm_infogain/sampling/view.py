@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
-from vllm_infogain.sampling.statistics import RowStatistics
+from vllm_infogain.sampling.reading import Reading
 
 
 @dataclass(frozen=True)
 class View:
     """What a sampler sees of the state at one step: the active block's masked positions, in canvas order."""
 
-    logits: torch.Tensor  # [masked, vocab] fp32
-    statistics: RowStatistics  # [masked]
-    offsets: torch.Tensor  # [masked] int64: places in the canvas
-    previous: torch.Tensor | None = None  # [masked, vocab] log-probabilities one step earlier, for KLASS
-    log_frequencies: torch.Tensor | None = None  # [vocab] of a background text, for PC
+    reading: Reading  # of these positions alone
+    offsets: np.ndarray  # [masked] int64: places in the canvas
+    log_frequencies: np.ndarray | None = None  # [vocab] of a background text, for PC
     masked_elsewhere: bool = False  # positions outside the block count for H(z) too

@@ -1,0 +1,26 @@
+"""Requests that differ in everything, for batches that are compared with the oracle request by request."""
+
+from engines import Job
+
+CACHED = [
+    Job("one", {"cache": "dual", "block_length": 16, "bypass_threshold": 1.0}, 50),
+    Job("a longer prompt than the others, by far", {"cache": "prefix", "block_length": 8, "tokens_per_step": 2}, 40),
+    Job("exact", {"block_length": 8, "bypass_threshold": 1.0}, 20),
+    Job("greedy", {"sampler": "entropy", "cache": "dual", "block_length": 32}, 60),
+    Job("beam", {"sampler": "beam", "cache": "dual", "block_length": 8, "beam_width": 3, "num_candidates": 3}, 24),
+    Job("best", {"sampler": "best_of_n", "cache": "prefix", "block_length": 8, "num_generations": 3}, 24, 1.0, 5),
+    Job("warm", {"cache": "dual", "block_length": 8, "cache_refresh": 2, "tokens_per_step": 2}, 33, 0.7, 6),
+    Job("sum", {"cache": "prefix", "uncertainty_scope": "sequence", "state_uncertainty": "sum"}, 45),
+    Job("prune", {"prune": True, "cache": "dual", "block_length": 16, "bypass_threshold": 1.0}, 30),
+    Job("klass", {"sampler": "klass", "cache": "dual", "block_length": 8}, 30),
+]
+
+PREFIX = "a prefix that many of the prompts share, longer than two pages of the cache"
+BLOCK_CAUSAL = [
+    Job(PREFIX, {"bypass_threshold": 1.0}, 30),
+    Job(PREFIX + " and more", {"tokens_per_step": 2}, 20),
+    Job(PREFIX[:50] + "5", {"sampler": "entropy"}, 40),
+    Job("7", {"sampler": "lookum", "bypass_threshold": 1.0}, 40),
+    Job(PREFIX + "!", {"sampler": "beam", "beam_width": 3, "num_candidates": 3}, 12),
+    Job("best", {"sampler": "best_of_n", "num_generations": 3}, 14, 1.0, 5),
+]

@@ -1,0 +1,90 @@
+"""SDAR on the engine: finished blocks are cached exactly, and prefixes are shared between requests."""
+
+import pytest
+from checkpoints import write_sdar
+from engines import Engine, Job, assert_matches_oracle, running
+from jobs import BLOCK_CAUSAL, PREFIX
+
+import vllm_infogain
+from vllm_infogain.params import SAMPLERS
+
+pytestmark = pytest.mark.engine
+
+BLOCK = 4
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sdar")
+    return path, write_sdar(path, block_size=BLOCK)
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint):
+    with running(*checkpoint, enable_prefix_caching=True) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_equals_the_oracle_for_prompts_of_any_length(engine: Engine, sampler: str):
+    for length in (1, 4, 6, 33):  # shorter than a block, one block, a block and a tail, beyond a page
+        for tokens_per_step in (1, 3):
+            knobs = {"sampler": sampler, "tokens_per_step": tokens_per_step, "num_candidates": 4}
+            job = Job("x" * length, knobs, max_tokens=11)
+            assert_matches_oracle(engine, job, engine.run([job])[0])
+
+
+def test_a_mixed_batch_equals_the_oracle_with_prefixes_found_and_not(engine: Engine):
+    free = engine.free_pages()
+    for _ in range(2):
+        for job, output in zip(BLOCK_CAUSAL, engine.run(BLOCK_CAUSAL), strict=True):
+            assert_matches_oracle(engine, job, output)
+        assert engine.free_pages() == free
+
+
+def test_a_prefix_of_an_earlier_request_is_not_computed_again(engine: Engine):
+    engine.scheduler.reset_prefix_cache()
+    job = Job(PREFIX + "?", {"sampler": "ar"}, 8)
+    first, again = (vllm_infogain.report(engine.run([job])[0])["rows"] for _ in range(2))
+    assert first - again == 64, "two full pages of 32"
+    longer = Job(PREFIX + "?!", {"sampler": "ar"}, 8)
+    (output,) = engine.run([longer])
+    assert output.num_cached_tokens == 64
+    assert_matches_oracle(engine, longer, output)
+
+
+def test_a_preemption_changes_nothing(engine: Engine):
+    llm_engine = engine.llm.llm_engine
+    for index, job in enumerate(BLOCK_CAUSAL):
+        llm_engine.add_request(str(index), job.prompt, job.sampling_params())
+    finished, step = {}, 0
+    while llm_engine.has_unfinished_requests():
+        finished |= {output.request_id: output for output in llm_engine.step() if output.finished}
+        if step % 3 == 2:
+            engine.scheduler.reset_prefix_cache(reset_running_requests=True)
+        step += 1
+        assert step < 1000, "the engine does not come to an end"
+    for index, job in enumerate(BLOCK_CAUSAL):
+        assert_matches_oracle(engine, job, finished[str(index)])
+
+
+def test_only_the_block_and_the_one_before_it_run(engine: Engine):
+    engine.scheduler.reset_prefix_cache()
+    (output,) = engine.run([Job("123456", {"sampler": "ar"}, 12)])
+    report = vllm_infogain.report(output)
+    assert len(output.prompt_token_ids) == 8
+    # The prompt with the first block; then, at each block's start, the last one's final tokens with it.
+    assert report["rows"] == (12 + 3 * BLOCK) + 2 * (2 * BLOCK + 3 * BLOCK)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"cache": "dual"}, "cache='dual': the model attends block by block, 4 positions each; give 'none'"),
+        ({"block_length": 8}, "block_length=8: the model attends block by block, 4 positions each; give 4"),
+        ({"uncertainty_scope": "sequence"}, "uncertainty_scope='sequence': the model attends block by block"),
+    ],
+)
+def test_what_has_no_meaning_block_by_block_is_refused(engine: Engine, knobs: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        engine.run([Job("refused", knobs)])

@@ -1,0 +1,96 @@
+"""The cached modes on the engine: equal to a plain implementation of the same approximation, whatever happens."""
+
+import pytest
+import torch
+from checkpoints import write_llada
+from engines import Engine, Job, assert_matches_oracle, running
+from jobs import CACHED
+
+import vllm_infogain
+from vllm_infogain.params import SAMPLERS
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("llada")
+    write_llada(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint):
+    with running(checkpoint) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_equals_the_plain_approximation(engine: Engine, sampler: str, cache: str):
+    for block_length, refresh, tokens_per_step in ((4, 0, 1), (16, 3, 2), (0, 2, 1), (32, 1, 3)):
+        knobs = {"sampler": sampler, "cache": cache, "block_length": block_length, "cache_refresh": refresh}
+        job = Job("a cached prompt", knobs | {"tokens_per_step": tokens_per_step, "num_candidates": 4}, 40)
+        assert_matches_oracle(engine, job, engine.run([job])[0])
+
+
+def test_a_mixed_batch_of_modes_equals_the_oracle_request_by_request(engine: Engine):
+    free = engine.free_pages()
+    for job, output in zip(CACHED, engine.run(CACHED), strict=True):
+        assert_matches_oracle(engine, job, output)
+    assert engine.free_pages() == free
+
+
+def step_until_done(engine: Engine, jobs: list[Job], between) -> list:
+    llm_engine = engine.llm.llm_engine
+    for index, job in enumerate(jobs):
+        llm_engine.add_request(str(index), job.prompt, job.sampling_params())
+    finished, step = {}, 0
+    while llm_engine.has_unfinished_requests():
+        finished |= {output.request_id: output for output in llm_engine.step() if output.finished}
+        between(step)
+        step += 1
+        assert step < 1000, "the engine does not come to an end"
+    return [finished[str(index)] for index in range(len(jobs))]
+
+
+def test_a_preemption_changes_nothing(engine: Engine):
+    """The kept states are computed again as they were, not as they are: else the answer would tell."""
+    free, preempted = engine.free_pages(), 0
+
+    def preempt(step: int) -> None:
+        nonlocal preempted
+        if step % 2:
+            preempted += len(engine.scheduler.running)
+            engine.scheduler.reset_prefix_cache(reset_running_requests=True)
+
+    for job, output in zip(CACHED, step_until_done(engine, CACHED, preempt), strict=True):
+        assert_matches_oracle(engine, job, output)
+    assert preempted > 50
+    assert engine.free_pages() == free
+
+
+def test_inside_a_block_only_its_rows_run(engine: Engine):
+    job = Job("rows", {"sampler": "ar", "cache": "dual", "block_length": 8}, 32)
+    (output,) = engine.run([job])
+    report = vllm_infogain.report(output)
+    length = len(output.prompt_token_ids) + 32
+    assert report["refreshes"] == 4
+    assert report["forwards"] == 32
+    assert report["rows"] == 4 * length + 28 * 8
+
+
+def test_the_approximation_differs_from_exact_mode_and_a_refresh_at_every_step_does_not(engine: Engine):
+    """Else the caches would not be what they claim to be."""
+
+    def trajectory(**knobs) -> list[float]:
+        job = Job("differs", {"sampler": "entropy", "block_length": 16, **knobs}, 48)
+        (output,) = engine.run([job])
+        return [entropy for step in vllm_infogain.report(output)["trajectory"] for entropy in step["entropies"]]
+
+    exact, dual = trajectory(), trajectory(cache="dual")
+    assert max(abs(one - other) for one, other in zip(exact, dual, strict=True)) > 1e-2
+    for cache in ("prefix", "dual"):
+        torch.testing.assert_close(
+            torch.tensor(trajectory(cache=cache, cache_refresh=1)), torch.tensor(exact), atol=1e-4, rtol=0
+        )

@@ -1,0 +1,180 @@
+"""One pass over the rows of many requests: what each is told is what it would be told alone, from one transfer."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from vllm_infogain.params import DecodingParams
+from vllm_infogain.sampling.actions import step_key
+from vllm_infogain.sampling.reading import Answer, Comparison, Question, Reading, read
+
+VOCAB, MASK_ID = 11, 10
+
+
+def question(params: DecodingParams, sequences: int, masked: int, *, compared: bool = False, seed: int = 0) -> Question:
+    """Masked positions, H(z) and C(a, z) made up."""
+    rng = np.random.default_rng(seed)
+    offsets = np.stack([np.sort(rng.choice(40, masked, replace=False)) for _ in range(sequences)])
+    comparison = Comparison(now=1.5, cost=rng.random(sequences)) if compared else None
+    return Question(params, offsets, np.full(sequences, step_key(params.seed, 3)), comparison)
+
+
+def mixed() -> list[Question]:
+    """Requests of every kind, in one batch."""
+    look = DecodingParams(num_candidates=5, temperature=0.7, seed=1)
+    summed = dataclasses.replace(look, state_uncertainty="sum", cost_weight=0.5, seed=2)
+    klass = DecodingParams(sampler="klass", temperature=1.0, seed=3)
+    earlier = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(9)).log_softmax(-1)
+    return [
+        question(look, 5, 7, compared=True, seed=1),
+        question(look, 1, 8, seed=2),
+        question(summed, 3, 2, compared=True, seed=3),
+        question(DecodingParams(temperature=0.0), 1, 6, seed=4),
+        question(DecodingParams(sampler="lookum", temperature=0.0), 4, 5, compared=True, seed=5),
+        question(DecodingParams(sampler="entropy", top_k=2, top_p=0.9, seed=6), 1, 3, seed=6),
+        question(dataclasses.replace(look, top_k=3), 4, 3, compared=True, seed=7),
+        question(DecodingParams(eos_ids=(4, 5), eos_penalty=3.0, sampler="confidence"), 1, 3, seed=8),
+        question(DecodingParams(sampler="beam", num_candidates=2), 6, 4, seed=9),
+        dataclasses.replace(question(klass, 1, 4, seed=10), previous=earlier),
+        question(klass, 1, 4, seed=11),
+        question(look, 2, 0, compared=True, seed=12),
+    ]
+
+
+def logits_of(questions: list[Question]) -> list[torch.Tensor]:
+    """Of each question, [rows, vocab]."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(q.offsets.size, VOCAB, generator=generator) * 2 for q in questions]
+
+
+def assert_equal(one: Answer, other: Answer) -> None:
+    assert one.best == other.best
+    assert one.objective.tolist() == other.objective.tolist()
+    assert one.readings.keys() == other.readings.keys()
+    for index, reading in one.readings.items():
+        for field in dataclasses.fields(Reading):
+            values = getattr(reading, field.name), getattr(other.readings[index], field.name)
+            assert (values[0] is None) == (values[1] is None), field.name
+            if values[0] is not None:
+                np.testing.assert_array_equal(*values, err_msg=field.name)
+
+
+def test_a_question_has_the_same_answer_alone_and_among_others():
+    questions = mixed()
+    logits = logits_of(questions)
+    together = read(torch.cat(logits), questions, MASK_ID)
+    backwards = read(torch.cat(logits[::-1]), questions[::-1], MASK_ID)[::-1]
+    for asked, rows, *answers in zip(questions, logits, together, backwards, strict=True):
+        (alone,) = read(rows.clone(), [asked], MASK_ID)
+        for answer in answers:
+            assert_equal(alone, answer)
+
+
+def test_parts_of_a_question_have_the_parts_of_its_answer():
+    whole = question(DecodingParams(temperature=1.0), 6, 5, compared=True)
+    assert whole.comparison is not None
+    (logits,) = logits_of([whole])
+    (answer,) = read(logits.clone(), [whole], MASK_ID)
+    objective, readings = [], {}
+    for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        comparison = Comparison(whole.comparison.now, whole.comparison.cost[part])
+        asked = Question(whole.params, whole.offsets[part], whole.keys[part], comparison)
+        (some,) = read(logits.view(6, 5, VOCAB)[part].reshape(-1, VOCAB), [asked], MASK_ID)
+        objective += some.objective.tolist()
+        readings[part.start + some.best] = some.readings[some.best]
+    assert objective == answer.objective.tolist()
+    assert_equal(dataclasses.replace(answer, readings={answer.best: readings[answer.best]}), answer)
+
+
+def test_j_and_the_best_candidate_are_those_of_the_definition():
+    questions = mixed()
+    logits = logits_of(questions)
+    for asked, rows, answer in zip(questions, logits, read(torch.cat(logits), questions, MASK_ID), strict=True):
+        if asked.comparison is None:
+            assert answer.objective.size == 0
+            assert answer.readings.keys() == set(range(len(asked.offsets)))
+            continue
+        rows[:, MASK_ID] = -torch.inf
+        p = rows.double().softmax(-1).view(*asked.offsets.shape, VOCAB)
+        entropy = -torch.where(p > 0, p * p.log(), 0.0).sum(-1)
+        after = entropy.sum(-1)
+        if asked.params.state_uncertainty == "mean":
+            after /= max(1, entropy.shape[1])  # H(z') of nothing masked is 0
+        expected = -after
+        if asked.params.sampler != "lookum":
+            expected = 1.5 - after - asked.params.cost_weight * torch.from_numpy(asked.comparison.cost)
+        np.testing.assert_allclose(answer.objective, expected, atol=1e-6)
+        assert answer.best == expected.argmax()
+        (index,) = answer.readings
+        assert index == answer.best
+        np.testing.assert_allclose(answer.readings[index].entropy, entropy[index], atol=1e-6)
+
+
+def test_of_equal_candidates_the_first_is_the_best():
+    asked = question(DecodingParams(cost_weight=0.0), 4, 3, compared=True)
+    rows = torch.randn(3, VOCAB)
+    logits = torch.cat([torch.zeros(3, VOCAB), rows * 9, rows * 9, rows])
+    (answer,) = read(logits, [asked], MASK_ID)
+    assert answer.objective[1] == answer.objective[2] == answer.objective.max()
+    assert answer.best == 1
+
+
+def test_the_host_waits_for_the_device_once(monkeypatch):
+    questions = mixed()
+    logits = torch.cat(logits_of(questions))
+    calls = []
+    for name in ("cpu", "tolist", "item", "__bool__", "__int__", "__float__", "nonzero", "__array__"):
+        method = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor,
+            name,
+            lambda *args, name=name, method=method, **kw: (calls.append(name), method(*args, **kw))[1],
+        )
+    read(logits, questions, MASK_ID)
+    assert calls == ["cpu"]
+
+
+def test_no_answer_but_klasss_holds_logits():
+    questions = mixed()
+    for asked, answer in zip(questions, read(torch.cat(logits_of(questions)), questions, MASK_ID), strict=True):
+        for reading in answer.readings.values():
+            kept = [value for value in vars(reading).values() if isinstance(value, torch.Tensor)]
+            assert len(kept) == (asked.params.sampler == "klass")
+            assert (reading.divergence is not None) == (asked.previous is not None)
+
+
+def test_every_row_is_read_as_its_definition_says():
+    questions = mixed()
+    logits = logits_of(questions)
+    for asked, rows, answer in zip(questions, logits, read(torch.cat(logits), questions, MASK_ID), strict=True):
+        rows[:, MASK_ID] = -torch.inf
+        rows[:, list(asked.params.eos_ids)] -= asked.params.eos_penalty
+        for index, reading in answer.readings.items():
+            p = rows.view(*asked.offsets.shape, VOCAB)[index].double().softmax(-1)
+            top = p.topk(2)
+            np.testing.assert_allclose(reading.top_probability, top.values[:, 0], atol=1e-6)
+            np.testing.assert_allclose(reading.second_probability, top.values[:, 1], atol=1e-6)
+            assert reading.top_token.tolist() == top.indices[:, 0].tolist()
+            draws = asked.params.num_candidates if asked.params.looks_ahead else 1
+            assert reading.tokens.shape == (draws, asked.offsets.shape[1])
+            np.testing.assert_allclose(reading.probabilities, p.gather(1, torch.tensor(reading.tokens).T).T, atol=1e-6)
+            assert MASK_ID not in reading.tokens
+            if asked.params.temperature == 0:
+                assert (reading.tokens == reading.top_token).all()
+            if asked.previous is not None:
+                now = rows.double().log_softmax(-1)
+                kl = torch.where(p > 0, p * (now - asked.previous), 0.0).sum(-1)
+                np.testing.assert_allclose(reading.divergence, kl, atol=1e-5)
+
+
+def test_temperature_0_draws_nothing(monkeypatch):
+    import vllm_infogain.sampling.reading as reading
+
+    monkeypatch.setattr(reading, "draw_tokens", lambda *_: pytest.fail("a draw"))
+    asked = [
+        question(DecodingParams(temperature=0.0), 1, 6),
+        question(DecodingParams(temperature=0.0), 3, 4, compared=True),
+    ]
+    read(torch.cat(logits_of(asked)), asked, MASK_ID)

@@ -1,0 +1,92 @@
+"""Runs the model under vLLM's forward context, on CUDA in its piecewise graphs: attention eager, the rest captured.
+
+Graphs come in padded sizes and read their input where it lay when they were captured, so it is copied there. Reviewed
+against vLLM's own runner (`_determine_batch_execution_and_padding` and `_capture_cudagraphs` of its gpu_model_runner)
+and never run: no machine of ours has vLLM on a GPU. On the CPU vLLM's dispatcher always answers "eager, unpadded",
+which is what the tests run.
+"""
+
+from typing import Any
+
+import torch
+
+from vllm_infogain.engine.compat import (
+    PAD_SLOT_ID,
+    BatchDescriptor,
+    CudagraphDispatcher,
+    CUDAGraphMode,
+    KVCacheConfig,
+    VllmConfig,
+    build_slot_mappings_by_layer,
+    freeze_gc_for_cudagraph_capture,
+    graph_capture,
+    set_cudagraph_capturing_enabled,
+    set_forward_context,
+)
+
+
+class PiecewiseGraphs:
+    """Owner of the graphs' input buffers. The graphs themselves are vLLM's."""
+
+    def __init__(
+        self, model: Any, vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, device: torch.device
+    ) -> None:
+        self.model = model
+        self.vllm_config = vllm_config
+        self.kv_cache_config = kv_cache_config
+        self.device = device
+        compilation = vllm_config.compilation_config
+        self.dispatcher = CudagraphDispatcher(vllm_config)
+        self.dispatcher.initialize_cudagraph_keys(compilation.cudagraph_mode)
+        size = 0 if compilation.cudagraph_mode == CUDAGraphMode.NONE else compilation.max_cudagraph_capture_size or 0
+        self.input_ids = torch.zeros(size, dtype=torch.int64, device=device)
+        self.positions = torch.zeros_like(self.input_ids)
+        self.slots = torch.full_like(self.input_ids, PAD_SLOT_ID)
+
+    def run(self, input_ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, metadata: Any) -> torch.Tensor:
+        """Hidden states [rows, hidden] of input_ids, positions, slots [rows]; valid until the next run."""
+        rows = input_ids.shape[0]
+        mode, size = self.dispatcher.dispatch(rows)
+        if mode == CUDAGraphMode.NONE:
+            return self._run(input_ids, positions, slots, metadata, mode, size)
+        self.input_ids[:rows].copy_(input_ids)
+        self.positions[:rows].copy_(positions)
+        self.slots[:rows].copy_(slots)
+        self.slots[rows : size.num_tokens].fill_(PAD_SLOT_ID)  # padded rows write no K and V
+        return self._run_captured(metadata, mode, size)[:rows]
+
+    def capture(self) -> None:
+        """Capture every padded size, the largest first, so that the smaller ones reuse its memory."""
+        if self.dispatcher.cudagraph_mode == CUDAGraphMode.NONE:
+            return
+        self.slots.fill_(PAD_SLOT_ID)
+        with freeze_gc_for_cudagraph_capture(), graph_capture(device=self.device):
+            for mode, sizes in self.dispatcher.get_capture_descs():
+                for size in sizes:
+                    self._run_captured(None, CUDAGraphMode.NONE, size)  # warm-up
+                    torch.accelerator.synchronize()
+                    self._run_captured(None, mode, size)
+        set_cudagraph_capturing_enabled(False)  # a later capture is a mistake, and raises
+
+    def _run_captured(self, metadata: Any, mode: CUDAGraphMode, size: BatchDescriptor) -> torch.Tensor:
+        rows = slice(size.num_tokens)
+        return self._run(self.input_ids[rows], self.positions[rows], self.slots[rows], metadata, mode, size)
+
+    def _run(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        slots: torch.Tensor,
+        metadata: Any,
+        mode: CUDAGraphMode,
+        size: BatchDescriptor,
+    ) -> torch.Tensor:
+        with set_forward_context(
+            metadata,
+            self.vllm_config,
+            num_tokens=size.num_tokens,
+            slot_mapping=build_slot_mappings_by_layer(slots.unsqueeze(0), self.kv_cache_config),
+            cudagraph_runtime_mode=mode,
+            batch_descriptor=size,
+        ):
+            return self.model(input_ids=input_ids, positions=positions)

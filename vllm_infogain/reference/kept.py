@@ -1,0 +1,58 @@
+"""Plain torch LLaDA that computes some rows anew and reads the other positions' keys and values from before.
+
+The twin of the engine's `prefix` and `dual` caches: the same approximation, with neither pages nor batches.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vllm_infogain.reference.llada import LLaDA, rope_table, rotate
+
+Kept = list[tuple[Tensor, Tensor]]  # of each layer: rotated keys and values [1, kv_heads, length, head_dim]
+
+
+class KeepingLLaDA:
+    """A `LLaDA` as the oracle's model in every cache mode."""
+
+    def __init__(self, model: LLaDA) -> None:
+        self.model = model
+
+    def __call__(self, input_ids: Tensor) -> Tensor:
+        """input_ids [1, length] -> logits [1, length, vocab]: exact."""
+        return self.model(input_ids)
+
+    def keep(self, input_ids: Tensor) -> Kept:
+        """Keys and values of every position of input_ids [1, length]."""
+        return self._run(input_ids, range(input_ids.shape[1]), [])[1]
+
+    def window(self, input_ids: Tensor, rows: range, kept: Kept) -> Tensor:
+        """Logits [1, rows, vocab] of input_ids [1, length]; keys and values outside `rows` are the kept ones."""
+        return self._run(input_ids, rows, kept)[0]
+
+    def _run(self, input_ids: Tensor, rows: range, kept: Kept) -> tuple[Tensor, Kept]:
+        transformer: Any = self.model.model["transformer"]
+        shape = self.model.shape
+        window = slice(rows.start, rows.stop)
+        cos, sin = (
+            table[window] for table in rope_table(rows.stop, shape.head_dim, shape.rope_theta, input_ids.device)
+        )
+        x = transformer.wte(input_ids[:, window])
+        merged: Kept = []
+        for index, block in enumerate(transformer.blocks):
+            h = block.attn_norm(x)
+            q, k, v = (
+                project(h).view(1, len(rows), -1, shape.head_dim).transpose(1, 2)
+                for project in (block.q_proj, block.k_proj, block.v_proj)
+            )
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            if kept:
+                k, v = (
+                    torch.cat([old[:, :, : rows.start], new, old[:, :, rows.stop :]], 2)
+                    for old, new in zip(kept[index], (k, v), strict=True)
+                )
+            merged.append((k, v))
+            x = x + block.attend(q, k, v)
+            x = x + block.feed_forward(x)
+        return transformer.logits(x), merged

@@ -1,0 +1,42 @@
+"""Server-wide settings, from vLLM's `--additional-config '{"infogain": {...}}'`. Imports neither torch nor vLLM.
+
+The object holds our settings and, beside them, defaults for the decoding parameters of requests.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from vllm_infogain.params import ParameterError, integer, knob, parse_knobs
+
+
+def path(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ParameterError(name, value, "give the path of a file")
+    return value
+
+
+@dataclass(frozen=True)
+class Settings:
+    # Forwards that the worker may run before it asks the scheduler again, while no request waits to join. A new
+    # request or an abort waits for at most so many.
+    steps_per_schedule: int = knob(4, integer(1, 64))
+    # KV pages that all candidates together may hold in one step; 0: whatever is free. Groups beyond it wait their turn.
+    scratch_pages: int = knob(0, integer(0))
+    # MiB of logits that exist at once, per worker; further rows follow in turns.
+    logits_mib: int = knob(256, integer(1))
+    background_frequencies: str | None = knob(None, path)  # a file, for the sampler `pc`
+
+
+def parse_settings(additional_config: Any) -> tuple[Settings, dict[str, Any]]:
+    """Our settings, and the defaults of decoding parameters.
+
+    Raises:
+        ParameterError: naming the setting, its value and what is accepted.
+    """
+    given = additional_config.get("infogain", {}) if isinstance(additional_config, Mapping) else {}
+    if not isinstance(given, Mapping):
+        raise ParameterError("additional_config['infogain']", given, "give an object of settings")
+    parsers = {field.name: field.metadata["parse"] for field in fields(Settings)}
+    settings = {name: parsers[name](name, value) for name, value in given.items() if name in parsers}
+    return Settings(**settings), parse_knobs({name: value for name, value in given.items() if name not in parsers})
