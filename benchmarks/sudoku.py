@@ -26,9 +26,12 @@ LOOKAHEAD = [
     {"sampler": "info_gain", "position_temperature": 1.0, "num_candidates": 32},
     {"sampler": "info_gain", "position_temperature": 1.0, "bypass_threshold": 1.0, "num_candidates": 32},
     {
-        "sampler": "info_gain", "position_temperature": 1.0, "bypass_threshold": 1.0, "num_candidates": 32,
+        "sampler": "info_gain",
+        "position_temperature": 1.0,
+        "bypass_threshold": 1.0,
+        "num_candidates": 32,
         "prune": True,
-    },  # fmt: skip
+    },
     {"sampler": "info_gain", "state_uncertainty": "sum"},
     {"sampler": "info_gain", "state_uncertainty": "sum", "bypass_threshold": 1.0},
     {"sampler": "info_gain", "state_uncertainty": "sum", "position_temperature": 1.0},

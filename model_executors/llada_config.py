@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from transformers import PretrainedConfig
+from vllm_infogain.model_executors.llada_moe_config import LLaDAMoEConfig
 
 
 class LLaDAConfig(PretrainedConfig):
@@ -10,6 +11,7 @@ class LLaDAConfig(PretrainedConfig):
 
     model_type = "llada"
     attention_kind: ClassVar[str] = "full"  # every position sees every other
+    predicts: ClassVar[str] = "same"  # row i of the logits is of position i
     attribute_map = {
         "hidden_size": "d_model",
         "num_attention_heads": "n_heads",
@@ -18,6 +20,13 @@ class LLaDAConfig(PretrainedConfig):
         "intermediate_size": "mlp_hidden_size",
         "max_position_embeddings": "max_sequence_length",
     }
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """The config of a parsed config.json. LLaDA-MoE shares the model_type and nothing else."""
+        if any(name.startswith("LLaDAMoE") for name in config_dict.get("architectures") or ()):
+            return LLaDAMoEConfig.from_dict(config_dict, **kwargs)
+        return super().from_dict(config_dict, **kwargs)
 
     def __init__(
         self,

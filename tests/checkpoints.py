@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from plain_dream import PlainDream
 from safetensors.torch import save_file
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from vllm_infogain.embedded.tokenizer import EOS, MASK, VOCAB, save_tokenizer
 from vllm_infogain.reference.llada import LLaDA, LLaDAShape
@@ -57,16 +58,7 @@ def write_sdar(
     } | fields  # fmt: skip
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(Qwen3Config(**config, attn_implementation="eager")).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(std=parameter.shape[1] ** -0.5)
-            else:
-                parameter.uniform_(0.5, 1.5)  # norms, so that leaving one out shows
-            if name == "model.embed_tokens.weight":
-                parameter.mul_(8.0)
-            if name == "lm_head.weight":
-                parameter.mul_(sharpness)
+    _spread(model, sharpness)
     remote = {
         "architectures": ["SDARForCausalLM"], "model_type": "sdar", "torch_dtype": "float32",
         "auto_map": {
@@ -74,12 +66,57 @@ def write_sdar(
             "AutoModelForCausalLM": "modeling_sdar.SDARForCausalLM",
         },
     }  # fmt: skip
+    _save(path, model, config | remote, omit)
+    adapter = block_causal(config["block_size"])
+    return torch.inference_mode()(lambda ids: adapter(model, ids).float())
+
+
+def write_dream(
+    path: Path, *, sharpness: float = 3.0, seed: int = 0, omit: tuple[str, ...] = (), **fields
+) -> PlainDream:
+    """A random Dream; arguments as of `write_sdar`. Returns the plain model."""
+    config = {
+        "hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2,
+        "intermediate_size": 96, "vocab_size": len(VOCAB), "max_position_embeddings": 128, "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0, "rope_scaling": None, "attention_dropout": 0.0, "hidden_act": "silu",
+        "initializer_range": 0.02, "tie_word_embeddings": False, "use_cache": True, "use_mrope": False,
+        "use_sliding_window": False, "sliding_window": None, "max_window_layers": 2,
+        "bos_token_id": VOCAB[EOS], "eos_token_id": VOCAB[EOS], "pad_token_id": VOCAB[EOS],
+        "mask_token_id": VOCAB[MASK],
+    } | fields  # fmt: skip
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(Qwen2Config(**config, attn_implementation="eager")).eval()
+    _spread(model, sharpness)
+    remote = {
+        "architectures": ["DreamModel"], "model_type": "Dream", "torch_dtype": "float32",
+        "auto_map": {"AutoConfig": "configuration_dream.DreamConfig", "AutoModel": "modeling_dream.DreamModel"},
+    }  # fmt: skip
+    _save(path, model, config | remote, omit)
+    return PlainDream(model)
+
+
+def _spread(model: PreTrainedModel, sharpness: float) -> None:
+    """Random weights in which leaving out a norm or a bias shows, and logits that differ from row to row."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=parameter.shape[1] ** -0.5)
+            elif name.endswith(".bias"):
+                parameter.normal_()
+            else:
+                parameter.uniform_(0.5, 1.5)
+            if name == "model.embed_tokens.weight" and not model.config.tie_word_embeddings:
+                parameter.mul_(8.0)
+            elif name in ("model.embed_tokens.weight", "lm_head.weight"):
+                parameter.mul_(sharpness)
+
+
+def _save(path: Path, model: PreTrainedModel, config: dict, omit: tuple[str, ...]) -> None:
+    """The checkpoint in its released format, the remote code named and absent."""
     save_tokenizer(path)
-    written = {name: value for name, value in (config | remote).items() if name not in omit}
+    written = {name: value for name, value in config.items() if name not in omit}
     (path / "config.json").write_text(json.dumps(written, indent=2) + "\n")
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     if config["tie_word_embeddings"]:
         del weights["lm_head.weight"]
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
-    adapter = block_causal(config["block_size"])
-    return torch.inference_mode()(lambda ids: adapter(model, ids).float())

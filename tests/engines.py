@@ -43,7 +43,7 @@ def running(checkpoint: Path | None, model: oracle.Model | None = None, **engine
 class Job:
     """One request: a prompt and its parameters; `ignore_eos` by default, so that the whole canvas is compared."""
 
-    prompt: str
+    prompt: str | list[int]  # text, which the tokenizer wraps in special tokens, or just these ids
     knobs: dict[str, Any]
     max_tokens: int = 16
     temperature: float = 0.0
@@ -69,15 +69,17 @@ class Engine:
 
     def run(self, jobs: list[Job]) -> list[Any]:
         """Through `LLM.generate`, in one batch."""
-        prompts, params = [job.prompt for job in jobs], [job.sampling_params() for job in jobs]
-        return self.llm.generate(prompts, params, use_tqdm=False)
+        prompts = [{"prompt_token_ids": self.prompt_ids(job)} for job in jobs]
+        return self.llm.generate(prompts, [job.sampling_params() for job in jobs], use_tqdm=False)
+
+    def prompt_ids(self, job: Job) -> list[int]:
+        return self.llm.get_tokenizer().encode(job.prompt) if isinstance(job.prompt, str) else job.prompt
 
     def oracle(self, job: Job) -> oracle.OracleResult:
         from vllm_infogain.admission import decoding_params
 
-        prompt = self.llm.get_tokenizer().encode(job.prompt)
         params = decoding_params("", job.sampling_params(), self.llm.llm_engine.vllm_config)
-        return oracle.decode(self.model, prompt, params, MASK_ID)
+        return oracle.decode(self.model, self.prompt_ids(job), params, MASK_ID)
 
     @property
     def scheduler(self):

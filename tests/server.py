@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,21 +17,23 @@ VLLM = Path(sys.executable).parent / "vllm"
 
 
 @contextmanager
-def serve(*arguments: str, seconds: float = 240) -> Iterator[str]:
+def serve(*arguments: str, seconds: float = 240, environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """Run `vllm serve *arguments`; yields the server's base URL once it is healthy.
 
     Args:
         arguments: of `vllm serve`; host and port are added.
         seconds: deadline of the start.
+        environment: variables beside this process's.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(VLLM), "serve", *arguments, "--host", "127.0.0.1", "--port", str(port)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # engine core and worker in processes of their own
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    variables |= environment or {}
+    variables.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # engine core and worker in processes of their own
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_healthy(process, url, time.monotonic() + seconds)

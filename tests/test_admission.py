@@ -49,6 +49,49 @@ def test_a_setting_that_cannot_be_served_fails_the_start_by_name(checkpoint, set
         check_engine(config(checkpoint, **settings))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pipeline_parallel_size": 2}, "Pipeline parallelism is not supported"),
+        ({"enable_lora": True}, "enable_lora"),
+        ({"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}, "speculative_config"),
+        ({"tensor_parallel_size": 2, "decode_context_parallel_size": 2}, "decode-context-parallel-size"),
+        ({"prefill_context_parallel_size": 2}, "prefill context parallel"),
+        ({"tensor_parallel_size": 2, "enable_expert_parallel": True}, "expert"),
+        ({"tensor_parallel_size": 2, "enable_hc_sp": True}, "enable-hc-sp"),
+    ],
+)
+def test_what_cannot_be_parallel_or_adapted_fails_the_start_here_or_in_vllm(checkpoint, settings, message):
+    with pytest.raises((ValueError, NotImplementedError), match=message):
+        check_engine(config(checkpoint, **settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pipeline_parallel_size", 2),
+        ("decode_context_parallel_size", 2),
+        ("prefill_context_parallel_size", 2),
+        ("enable_expert_parallel", True),
+        ("enable_dbo", True),
+    ],
+)
+def test_what_vllm_may_let_through_on_another_model_or_platform_fails_the_start_by_name(
+    served, monkeypatch, name, value
+):
+    monkeypatch.setattr(served.parallel_config, name, value)
+    with pytest.raises(ParameterError, match=f"{name}=True: not supported with masked diffusion; leave it out"):
+        check_engine(served)
+
+
+def test_replicas_fail_the_start_only_of_a_mixture_of_experts(served, monkeypatch):
+    monkeypatch.setattr(served.parallel_config, "data_parallel_size", 2)
+    check_engine(served)
+    monkeypatch.setattr(type(served.model_config), "is_moe", True)
+    with pytest.raises(ParameterError, match="data_parallel_size"):
+        check_engine(served)
+
+
 def test_a_budget_below_one_sequence_fails_the_start(served):
     served.scheduler_config.max_num_scheduled_tokens = 100
     with pytest.raises(ParameterError, match=r"max_num_batched_tokens=100: .* at least max_model_len=128"):

@@ -39,6 +39,7 @@ def test_vllm_finds_the_plugin_and_only_an_extra_needs_vllm(wheel: zipfile.ZipFi
     (info,) = {name.split("/")[0] for name in wheel.namelist() if name.split("/")[0].endswith(".dist-info")}
     entry_points = wheel.read(f"{info}/entry_points.txt").decode()
     assert "[vllm.general_plugins]\ninfogain = vllm_infogain.plugin:register" in entry_points
+    assert "[vllm.platform_plugins]\ninfogain = vllm_infogain.patches.ray_on_cpu:platform" in entry_points
     metadata = Parser().parsestr(wheel.read(f"{info}/METADATA").decode())
     needs_vllm = [line for line in metadata.get_all("Requires-Dist") if line.startswith("vllm")]
     assert len(needs_vllm) == 1

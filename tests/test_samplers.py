@@ -15,7 +15,7 @@ from vllm_infogain.sampling.frequencies import log_frequencies
 from vllm_infogain.sampling.logits import adjust_logits, keep_likely
 from vllm_infogain.sampling.reading import Question, read
 from vllm_infogain.sampling.rows import row_statistics
-from vllm_infogain.sampling.schedule import tokens_to_write
+from vllm_infogain.sampling.schedule import next_write, tokens_to_write
 from vllm_infogain.sampling.scores import is_stable, pc_score
 from vllm_infogain.sampling.view import View
 
@@ -45,6 +45,11 @@ def written(sampler: str, count: int = 1, previous: torch.Tensor | None = None, 
 @pytest.mark.parametrize(("threshold", "positions"), [(0.95, [0]), (0.9, [0, 1]), (0.5, [0, 1, 2, 3]), (0.99, [0])])
 def test_threshold_writes_all_that_are_sure_enough_and_at_least_one(threshold, positions):
     assert written("threshold", threshold=threshold - 1e-6) == positions
+
+
+def test_threshold_writes_no_fewer_than_scheduled():
+    assert written("threshold", threshold=0.85, count=3) == [0, 1, 2]
+    assert written("threshold", threshold=0.5, count=3) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +123,7 @@ def test_adaptive_samplers_take_a_position_temperature(sampler):
 def schedule(name: str, steps: int, size: int) -> list[int]:
     params, masked, counts = DecodingParams(schedule=name, steps=steps, canvas_length=size), size, []
     while masked:
+        assert len(counts) < steps
         counts.append(tokens_to_write(params, masked, len(counts), 0, size))
         masked -= counts[-1]
     return counts
@@ -130,6 +136,17 @@ def test_schedules_by_hand():
     assert schedule("cosine", 4, 16) == [2, 4, 5, 5]
     assert schedule("linear", 20, 5) == [1, 1, 1, 1, 1]
     assert schedule("cosine", 1, 7) == [7]
+    # 4 times from 1 to 0.001: the shares are 0.24975, 0.33289, 0.49900 and what is left, rounded down
+    assert schedule("dream", 4, 16) == [3, 4, 4, 5]
+    assert schedule("dream", 4, 4) == [0, 1, 1, 2]
+    assert schedule("dream", 1, 7) == [7]
+
+
+def test_a_step_that_writes_nothing_is_passed_over():
+    params = DecodingParams(schedule="dream", steps=4, canvas_length=4)
+    assert next_write(params, 4, 0, 0, 4) == (1, 1)
+    assert next_write(params, 1, 0, 0, 4) == (3, 1), "the last step takes what is left"
+    assert next_write(params, 3, 2, 0, 4) == (2, 1)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm.model_executor.model_loader import BaseModelLoader
 from vllm.platforms import current_platform
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.core.block_pool import BlockPool
@@ -95,7 +96,9 @@ CALLS = {  # function of vLLM: positional arguments we pass, keywords we pass, w
     "init_attn_backend": (compat.init_attn_backend, 3, "", "the runner gets its attention groups from it"),
     "init_kv_cache": (compat.init_kv_cache, 6, "attn_groups", "the runner's KV tensors come from it"),
     "get_kv_cache_spec": (compat.get_kv_cache_spec, 1, "", "the engine sizes the KV cache by it"),
-    "get_model": (compat.get_model, 0, "vllm_config", "it loads our executors"),
+    "get_model_loader": (compat.get_model_loader, 1, "", "it loads our executors"),
+    "load_model": (BaseModelLoader.load_model, 1, "vllm_config model_config", "it loads our executors"),
+    "load_weights": (BaseModelLoader.load_weights, 3, "", "it is wrapped: a checkpoint that lacks weights is refused"),
     "set_current_vllm_config": (compat.set_current_vllm_config, 1, "", "attention backends are chosen under it"),
     "cdiv": (compat.cdiv, 2, "", "pages of a sequence"),
     "allocate_slots": (

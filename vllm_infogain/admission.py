@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vllm_infogain.engine.compat import SamplingParams, VllmConfig, VLLMValidationError, cdiv
+from vllm_infogain.model_executors import EXECUTORS
 from vllm_infogain.params import DecodingParams, ParameterError, parse_params
 from vllm_infogain.plugin import WORKER, is_active
 from vllm_infogain.sampling.frequencies import load_log_frequencies
@@ -46,6 +47,11 @@ def block_causal_size(vllm_config: VllmConfig) -> int:
     return config.block_size if getattr(config, "attention_kind", "full") == "block_causal" else 0
 
 
+def logits_shift(vllm_config: VllmConfig) -> int:
+    """1 if row i of the model's logits predicts position i + 1; 0 if it predicts position i."""
+    return int(getattr(vllm_config.model_config.hf_config, "predicts", "same") == "next")
+
+
 def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_config: VllmConfig) -> DecodingParams:
     """The decoding record of one request. Deterministic: every process that asks gets the same record.
 
@@ -70,6 +76,7 @@ def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_confi
         stop_ids=tuple(sorted(stop_ids)),
         eos_ids=tuple(sorted(eos_ids)),
         block_causal_size=block_causal_size(vllm_config),
+        shift=logits_shift(vllm_config),
     )
 
 
@@ -86,6 +93,7 @@ def check_engine(vllm_config: VllmConfig) -> None:
         ParameterError (a ValueError): names the setting, its value and the remedy.
     """
     config = vllm_config
+    parallel = config.parallel_config
     longest = config.model_config.max_model_len
     batched = config.scheduler_config.max_num_batched_tokens
     budget = min(batched, config.scheduler_config.max_num_scheduled_tokens or batched)
@@ -95,7 +103,15 @@ def check_engine(vllm_config: VllmConfig) -> None:
         "enable_lora": config.lora_config is not None,
         "speculative_config": config.speculative_config is not None,
         "kv_transfer_config": config.kv_transfer_config is not None,
-        "pipeline_parallel_size": config.parallel_config.pipeline_parallel_size > 1,
+        "pipeline_parallel_size": parallel.pipeline_parallel_size > 1,
+        # Both spread a sequence's K/V over the ranks; our page tables hold whole sequences.
+        "decode_context_parallel_size": parallel.decode_context_parallel_size > 1,
+        "prefill_context_parallel_size": parallel.prefill_context_parallel_size > 1,
+        "enable_dbo": parallel.use_ubatching,
+        "enable_expert_parallel": parallel.enable_expert_parallel,
+        # Replicas of a mixture of experts run in lockstep, forward by forward; a step of ours has one or several.
+        # Dense ones are engines of their own, which vLLM tells of no other.
+        "data_parallel_size": parallel.data_parallel_size > 1 and config.model_config.is_moe,
         "scheduling_policy": config.scheduler_config.policy != "fcfs",
     }
     for name, is_on in refused.items():
@@ -104,17 +120,32 @@ def check_engine(vllm_config: VllmConfig) -> None:
     if not is_active(config):
         scheduler = config.scheduler_config.scheduler_cls
         raise ParameterError("scheduler_cls", scheduler, "our worker needs our scheduler; leave it out")
-    if config.parallel_config.worker_cls != WORKER:
-        raise ParameterError("worker_cls", config.parallel_config.worker_cls, "our scheduler needs ours; leave it out")
+    if parallel.worker_cls != WORKER:
+        raise ParameterError("worker_cls", parallel.worker_cls, "our scheduler needs ours; leave it out")
     if budget < longest:
         raise ParameterError(
             "max_num_batched_tokens", budget, f"a whole sequence runs at once; give at least max_model_len={longest}"
         )
-    if getattr(config.model_config.hf_config, "mask_token_id", None) is None:
-        raise ParameterError(
-            "model", config.model_config.model, "its config has no mask_token_id; give a masked diffusion model"
-        )
+    _check_model(config.model_config)
     parse_settings(config.additional_config)
+
+
+def _check_model(model_config: Any) -> None:
+    """A model that was not trained to fill masks would answer, and answer nonsense."""
+    known = set(EXECUTORS).intersection(model_config.architectures)
+    if not known:
+        raise ParameterError(
+            "model", model_config.model,
+            f"architecture {', '.join(model_config.architectures)} is no masked diffusion model we know; "
+            f"give one of {', '.join(EXECUTORS)}",
+        )  # fmt: skip
+    mask_id, vocabulary = model_config.hf_config.mask_token_id, model_config.get_vocab_size()
+    if not isinstance(mask_id, int) or not 0 <= mask_id < vocabulary:
+        raise ParameterError(
+            "mask_token_id", mask_id,
+            f"no token of this model, whose ids go from 0 to {vocabulary - 1}; "
+            "give the mask token's id: --hf-overrides '{\"mask_token_id\": ID}'",
+        )  # fmt: skip
 
 
 def check_request(

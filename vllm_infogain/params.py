@@ -83,8 +83,8 @@ class DecodingParams:
     sampler: str = knob("info_gain", choice(*SAMPLERS))
     # Which positions are written in a step, and how many.
     tokens_per_step: int = knob(1, integer(1))  # K, where the schedule is `fixed`
-    schedule: str = knob("fixed", choice("fixed", "linear", "cosine"))
-    steps: int | None = knob(None, integer(1))  # S, for the whole canvas; required by linear and cosine
+    schedule: str = knob("fixed", choice("fixed", "linear", "cosine", "dream"))
+    steps: int | None = knob(None, integer(1))  # S, for the whole canvas; required by every schedule but fixed
     block_length: int = knob(32, integer(0))  # canvas positions per block; 0: the whole canvas is one block
     position_temperature: float | None = knob(None, number(0))  # tau_pos; None: `tau_position`
     # Look-ahead: which actions are compared, and by what.
@@ -122,6 +122,7 @@ class DecodingParams:
     eos_ids: tuple[int, ...] = ()  # the model's EOS tokens, for eos_penalty
     absolute_blocks: bool = False  # blocks end at multiples of block_length from the prompt's start, not the canvas's
     block_causal: bool = False  # a block attends to itself and to those before it; implies absolute_blocks
+    shift: int = 0  # position p is read off row p - shift of the logits: 1 where a row predicts the next position
 
     @property
     def looks_ahead(self) -> bool:
@@ -155,7 +156,8 @@ class DecodingParams:
             return self.block_length
         block = self.block_length or self.canvas_length
         whole = prompt_length + self.canvas_length
-        return {"none": whole, "prefix": self.canvas_length, "dual": min(block, self.canvas_length)}[self.cache]
+        behind = {"none": whole, "prefix": self.canvas_length, "dual": min(block, self.canvas_length)}[self.cache]
+        return behind + self.shift  # the row that the block's first position is read off lies before it
 
     @property
     def contexts(self) -> int:
@@ -195,15 +197,18 @@ def parse_params(
     eos_ids: tuple[int, ...] = (),
     absolute_blocks: bool = False,
     block_causal_size: int = 0,
+    shift: int = 0,
 ) -> DecodingParams:
     """One request's record: its own keys over the server's defaults over the fields' defaults.
 
     Args:
         block_causal_size: positions per block of a model whose attention is causal over blocks, else 0.
+        shift: rows of the logits by which the one that predicts a position lies before it, 0 or 1.
 
     Raises:
         ParameterError: for an unknown key, a value out of range, or values that do not go together.
     """
+    assert not (shift and block_causal_size), "the row before a block is of the block before: no family does both"
     knobs = {**parse_knobs(defaults), **parse_knobs(given)}
     if block_causal_size:
         check_block_causal(knobs, block_causal_size)
@@ -219,6 +224,7 @@ def parse_params(
         eos_ids=eos_ids,
         absolute_blocks=absolute_blocks or block_causal_size > 0,
         block_causal=block_causal_size > 0,
+        shift=shift,
     )
     if "block_length" in given and not block_causal_size and params.block_length > canvas_length:
         raise ParameterError(

@@ -23,8 +23,8 @@ class Settings:
     steps_per_schedule: int = knob(4, integer(1, 64))
     # KV pages that all candidates together may hold in one step; 0: whatever is free. Groups beyond it wait their turn.
     scratch_pages: int = knob(0, integer(0))
-    # MiB of logits that exist at once, per worker; further rows follow in turns.
-    logits_mib: int = knob(256, integer(1))
+    # MiB of logits that exist at once, per worker; further rows follow in turns. 0: 32 on the CPU, 1024 elsewhere.
+    logits_mib: int = knob(0, integer(0))
     background_frequencies: str | None = knob(None, path)  # a file, for the sampler `pc`
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ class SequenceGroup:
     contexts: np.ndarray  # [sequences]: the kept state each extends, or, in a refresh, becomes
     pages: GroupPlan
     block: int  # positions per block of a block-causal model; 0: attention in both directions
+    shift: int = 0  # rows by which the logits of a position lie before it
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,10 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
         page_size: positions per KV page.
         device: where the model runs.
     """
-    ids, positions, slots, logit_rows, lengths, keys, tables, copies = [], [], [], [], [], [], [], []
+    ids, positions, slots, logit_rows, tables = [], [], [], [], []
+    lengths: list[int] = []
+    keys: list[int] = []
+    copies: list[tuple[int, int]] = []
     first_row = 0
     for group in groups:
         count, rows = len(group.tokens), group.extent.rows
@@ -61,11 +66,12 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
         ids.append(group.tokens[:, rows.start : rows.stop].ravel())
         positions.append(np.tile(np.arange(rows.start, rows.stop), count))
         slots.append((table[:, here // page_size] * page_size + here % page_size).ravel())
-        logit_rows.append((group.masked + (first_row - rows.start + len(rows) * np.arange(count))[:, None]).ravel())
-        ends = _segment_ends(group)
-        lengths.append(np.tile(np.diff(ends, prepend=rows.start), count))
-        keys.append(np.tile(ends if group.block else np.array([group.extent.keys]), count))
-        tables.append(np.repeat(table, len(ends), axis=0))
+        first_rows = first_row + len(rows) * np.arange(count)
+        logit_rows.append((group.masked - group.shift - rows.start + first_rows[:, None]).ravel())
+        segment_lengths, segment_keys = _segments(group)
+        lengths += segment_lengths * count
+        keys += segment_keys * count
+        tables.append(table if len(segment_keys) == 1 else table.repeat(len(segment_keys), axis=0))
         first_row += count * len(rows)
 
     page_table = np.zeros((sum(map(len, tables)), max(table.shape[1] for table in tables)), dtype=np.int32)
@@ -73,8 +79,6 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
     for table in tables:
         page_table[first : first + len(table), : table.shape[1]] = table
         first += len(table)
-    all_lengths, all_keys = np.concatenate(lengths), np.concatenate(keys)
-    query_start = np.concatenate([[0], np.cumsum(all_lengths)])
 
     def to_device(arrays: list[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(arrays)).to(device, non_blocking=True)
@@ -83,13 +87,13 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
         input_ids=to_device(ids),
         positions=to_device(positions),
         slot_mapping=to_device(slots),
-        query_start=torch.from_numpy(query_start.astype(np.int32)),
-        keys=torch.from_numpy(all_keys.astype(np.int32)),
+        query_start=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
+        keys=torch.tensor(keys, dtype=torch.int32),
         page_table=torch.from_numpy(page_table).to(device, non_blocking=True),
         logit_rows=to_device(logit_rows),
         copied_pages=torch.tensor(copies, dtype=torch.int64).view(-1, 2).T.to(device, non_blocking=True),
-        longest=int(all_lengths.max()),
-        most_keys=int(all_keys.max()),
+        longest=max(lengths),
+        most_keys=max(keys),
     )
 
 
@@ -109,10 +113,11 @@ def _page_tables(group: SequenceGroup, own: range, is_copied: bool) -> tuple[np.
     return table, copies
 
 
-def _segment_ends(group: SequenceGroup) -> np.ndarray:
-    """The end of each segment of a sequence's rows: blocks of a block-causal model attend to no later one."""
+def _segments(group: SequenceGroup) -> tuple[list[int], list[int]]:
+    """Rows and keys of each segment of a sequence: blocks of a block-causal model attend to no later one."""
     rows = group.extent.rows
     if not group.block:
-        return np.array([rows.stop])
-    ends = np.arange(rows.start // group.block + 1, -(-rows.stop // group.block) + 1) * group.block
-    return np.minimum(ends, rows.stop)
+        return [len(rows)], [group.extent.keys]
+    starts = [rows.start, *range((rows.start // group.block + 1) * group.block, rows.stop, group.block)]
+    ends = [*starts[1:], rows.stop]
+    return [end - start for start, end in zip(starts, ends, strict=True)], ends

@@ -12,7 +12,7 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.exceptions import VLLMValidationError
 from vllm.forward_context import BatchDescriptor, set_forward_context
-from vllm.model_executor.model_loader import get_model
+from vllm.model_executor.model_loader import get_model_loader
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.utils.gc_utils import freeze_gc_for_cudagraph_capture
@@ -66,7 +66,7 @@ __all__ = [
     "current_platform",
     "freeze_gc_for_cudagraph_capture",
     "get_kv_cache_spec",
-    "get_model",
+    "get_model_loader",
     "graph_capture",
     "init_attn_backend",
     "init_kv_cache",

@@ -19,7 +19,6 @@ from vllm_infogain.engine.compat import (
     VllmConfig,
     build_attn_metadata,
     get_kv_cache_spec,
-    get_model,
     init_attn_backend,
     init_kv_cache,
     set_current_vllm_config,
@@ -28,6 +27,7 @@ from vllm_infogain.engine.compat import (
 from vllm_infogain.engine.graphs import PiecewiseGraphs
 from vllm_infogain.engine.layout import layout
 from vllm_infogain.engine.records import Demand, GroupPlan, StepPlan, StepResult
+from vllm_infogain.engine.weights import load_model
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling import make_decoder
 from vllm_infogain.sampling.decoder import Decoder, Pending
@@ -54,8 +54,9 @@ class InfoGainRunner:
         self.device = device
         self.settings, _ = parse_settings(vllm_config.additional_config)
         self.mask_id: int = vllm_config.model_config.hf_config.mask_token_id
-        # So many rows of logits exist at once, in fp32.
-        self.logit_rows = max(1, (self.settings.logits_mib << 18) // vllm_config.model_config.get_vocab_size())
+        # More than 32 MiB at once, and the C library gives the pages back and faults them in again at every step.
+        mib = self.settings.logits_mib or (32 if device.type == "cpu" else 1024)
+        self.logit_rows = max(1, (mib << 18) // vllm_config.model_config.get_vocab_size())  # that exist at once, fp32
         self.log_frequencies = background_log_frequencies(vllm_config)
         self.requests: dict[str, Running] = {}
         self.model: Any  # vLLM's model interface over nn.Module
@@ -139,7 +140,7 @@ class InfoGainRunner:
             # All of it at once, as it was when it was kept; what it predicts is known.
             masked, extent = masked[:, :0], replace(extent, rows=range(extent.rows.stop))
         block = params.block_length if params.block_causal else 0
-        return SequenceGroup(pending.sequences[part], masked, extent, pending.contexts[part], plan, block)
+        return SequenceGroup(pending.sequences[part], masked, extent, pending.contexts[part], plan, block, params.shift)
 
     def _turns(self, asked: list[tuple[Decoder, int]]) -> Iterator[list[tuple[Decoder, int, bool]]]:
         """Cut what was asked for so that a turn's logits fit: decoder, sequences, whether they are its first."""
@@ -223,7 +224,7 @@ class InfoGainRunner:
     # Start-up and shut-down: what vLLM's workers ask of a runner.
 
     def load_model(self, load_dummy_weights: bool = False) -> None:
-        self.model = get_model(vllm_config=self.vllm_config)
+        self.model = load_model(self.vllm_config)
         self.model_memory_usage = sum(p.numel() * p.element_size() for p in self.model.parameters())
 
     def get_model(self) -> nn.Module:

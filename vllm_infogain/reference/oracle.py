@@ -15,7 +15,7 @@ from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.actions import propose, step_generator, step_key
 from vllm_infogain.sampling.best_of_n import generation_seeds
 from vllm_infogain.sampling.reading import Question, Reading, read
-from vllm_infogain.sampling.schedule import tokens_to_write
+from vllm_infogain.sampling.schedule import next_write
 from vllm_infogain.sampling.view import View
 
 Action = list[tuple[int, int]]  # (position, token)
@@ -23,8 +23,8 @@ Action = list[tuple[int, int]]  # (position, token)
 
 class Model(Protocol):
     def __call__(self, input_ids: torch.Tensor, /) -> torch.Tensor:
-        """input_ids [1, length] -> logits [1, length, vocab]; only those of the active block and before matter to a
-        block-causal model, which is called without what lies behind it."""
+        """input_ids [1, length] -> logits [1, length, vocab], row i of position i; only those of the active block and
+        before matter to a block-causal model, which is called without what lies behind it."""
 
 
 class KeepingModel(Model, Protocol):
@@ -34,7 +34,8 @@ class KeepingModel(Model, Protocol):
         """Keys and values of every position of input_ids [1, length]."""
 
     def window(self, input_ids: torch.Tensor, rows: range, kept: Any) -> torch.Tensor:
-        """Logits [1, rows, vocab] of input_ids [1, length]; keys and values outside `rows` are the kept ones."""
+        """Logits [1, rows, vocab] of the positions `rows` of input_ids [1, length]; keys and values of other positions
+        are the kept ones, but for a row that predicts one of these."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Branch:
     steps: list[OracleStep] = field(default_factory=list)
     score: float = 0.0  # the sum of J
     block_step: int = 0
+    idle_steps: int = 0  # of the block's schedule, which wrote nothing
     previous: dict[int, torch.Tensor] = field(default_factory=dict)  # log-probabilities [vocab] one step earlier
     kept: Any = None  # keys and values of the state at the last refresh
 
@@ -132,19 +134,15 @@ class _Oracle:
         everywhere = self.params.looks_ahead and self.params.uncertainty_scope == "sequence"
         return self.masked(state, first, len(state) if everywhere else last)
 
-    def written(self, branch: Branch) -> int:
+    def written(self, branch: Branch) -> tuple[int, int]:
+        """The step of the block's schedule that is next to write anything, and how many positions."""
         first, last = self.block_of(branch.state)
-        return tokens_to_write(
-            self.params,
-            len(self.masked(branch.state, first, last)),
-            branch.block_step,
-            first - self.start,
-            last - self.start,
-        )
+        masked, step = len(self.masked(branch.state, first, last)), branch.block_step + branch.idle_steps
+        return next_write(self.params, masked, step, first - self.start, last - self.start)
 
     def settles(self, branch: Branch) -> bool:
         """Whether the next action leaves nothing masked that counts for H."""
-        return self.written(branch) == len(self.scope(branch.state, *self.block_of(branch.state)))
+        return self.written(branch)[1] == len(self.scope(branch.state, *self.block_of(branch.state)))
 
     def expand(self, branch: Branch) -> list[Branch]:
         """What every distinct candidate action leads to, in the order proposed."""
@@ -155,7 +153,8 @@ class _Oracle:
         reading = self.read(branch, places)
         offsets = np.array(places) - self.start
         view = View(reading, offsets, self.log_frequencies, masked_elsewhere=len(scope) > len(places))
-        proposal = propose(view, params, self.written(branch), step_generator(params.seed, len(branch.steps)))
+        schedule_step, written = self.written(branch)
+        proposal = propose(view, params, written, step_generator(params.seed, len(branch.steps)))
         actions: list[Action] = [
             [(places[index], token) for index, token in zip(positions, tokens, strict=True)]
             for positions, tokens in zip(proposal.positions.tolist(), proposal.tokens.tolist(), strict=True)
@@ -183,6 +182,7 @@ class _Oracle:
                     [*branch.steps, step],
                     branch.score + score,
                     0 if is_finished else branch.block_step + 1,
+                    0 if is_finished else schedule_step - branch.block_step,
                     {} if is_finished else previous,
                     branch.kept,
                 )

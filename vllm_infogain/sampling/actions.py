@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.scores import adaptive_count, position_score
+from vllm_infogain.sampling.scores import count_to_write, position_score
 from vllm_infogain.sampling.view import View
 
 
@@ -79,7 +79,7 @@ def propose(view: View, params: DecodingParams, written: int, rng: np.random.Gen
     if params.looks_ahead:
         return propose_candidates(view, params, written, rng)
     scores = position_score(params.sampler, view, params, rng)
-    written = adaptive_count(scores[0], view, params) or written
+    written = count_to_write(scores[0], view, params, written)
     positions = np.sort(choose_positions(scores, written, params.tau_position, rng))
     return Proposal(positions, view.reading.tokens[:1, positions[0]])
 

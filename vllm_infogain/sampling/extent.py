@@ -8,6 +8,9 @@
 
 `prefix` and `dual` are those of Fast-dLLM (arXiv 2505.22618) and of arXiv 2602.18176, 3.2.3: what is outside the
 window is taken as it was at the last refresh. All candidates of a state share one copy of it.
+
+Where a row predicts the next position (`shift` 1), the row before the block belongs to the window, too: the block's
+first position is read off it. Like every row of the window it is each candidate's own.
 """
 
 from dataclasses import dataclass

@@ -55,23 +55,22 @@ def pc_score(view: View, params: DecodingParams) -> np.ndarray:
     return calibrated * np.exp(-params.pc_lambda * view.offsets)
 
 
-def adaptive_count(scores: np.ndarray, view: View, params: DecodingParams) -> int | None:
-    """How many of the best-scored positions [masked] an adaptive sampler writes, at least 1; None for any other.
+def count_to_write(scores: np.ndarray, view: View, params: DecodingParams, scheduled: int) -> int:
+    """How many of the best-scored positions [masked] are written: those scheduled, but for adaptive samplers.
 
     eb: as many, the surest first, as keep the sum of their entropies less the largest within the bound.
-    threshold: all whose drawn token is at least that probable.
+    threshold: all whose drawn token is at least that probable, and no fewer than scheduled.
     factor: the largest n with (n + 1)(1 - p_n) < factor, p_n the n-th largest probability of a drawn token.
     """
     match params.sampler:
         case "eb":
             entropy = np.sort(view.reading.entropy)
-            allowed = entropy.cumsum() - entropy <= params.entropy_bound
+            return max(1, int((entropy.cumsum() - entropy <= params.entropy_bound).sum()))
         case "threshold":
-            allowed = scores >= params.threshold
+            return max(scheduled, int((scores >= params.threshold).sum()))
         case "factor":
             n = np.arange(1, len(scores) + 1)
             below = (n + 1) * (1 - np.sort(scores)[::-1]) < params.factor
             return max(1, int((n * below).max()))
         case _:
-            return None
-    return max(1, int(allowed.sum()))
+            return scheduled

@@ -12,7 +12,7 @@ from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.actions import Proposal, propose, step_generator
 from vllm_infogain.sampling.extent import Extent
 from vllm_infogain.sampling.reading import Reading
-from vllm_infogain.sampling.schedule import tokens_to_write
+from vllm_infogain.sampling.schedule import next_write
 from vllm_infogain.sampling.view import View
 
 
@@ -46,6 +46,7 @@ class Track:
         self.canvas_start = len(prompt)
         self.block_start = self.canvas_start  # the first position of the active block that was masked
         self.block_step = 0  # steps taken in the active block
+        self.idle_steps = 0  # steps of its schedule that wrote nothing: passed over without a forward
         self.computed = computed  # positions, from the prompt's start, whose final K/V are kept; block-causal only
         self.cumulative_entropy = 0.0  # nats
         self.steps = 0
@@ -105,13 +106,14 @@ class Track:
             window = range(self.block_origin, self.block_end)
             return Extent(range(self.computed, window.stop) if refresh else window, window, window.stop, refresh)
         whole = range(self.length)
+        first = self.block_start - self.params.shift
         match self.params.cache:
             case "none":
                 return Extent(whole, whole, self.length)
             case "prefix":
-                window = range(self.block_start, self.length)
+                window = range(first, self.length)
             case "dual":
-                window = range(self.block_start, self.block_end)
+                window = range(first, self.block_end)
             case _:
                 raise AssertionError(self.params.cache)
         return Extent(whole if refresh else window, window, self.length, refresh)
@@ -159,7 +161,8 @@ class Track:
         if reading.log_probabilities is not None:
             self._previous = (places, reading.log_probabilities)
         start, end = self.block_start - self.canvas_start, self.block_end - self.canvas_start
-        written = tokens_to_write(self.params, count, self.block_step, start, end)
+        step, written = next_write(self.params, count, self.block_step + self.idle_steps, start, end)
+        self.idle_steps = step - self.block_step
         return propose(view, self.params, written, step_generator(self.params.seed, self.steps))
 
     def outcomes(self, proposal: Proposal) -> np.ndarray:
@@ -186,7 +189,7 @@ class Track:
     def _finish_block(self) -> list[int]:
         start, block = self.block_start, self.state[self.block_start : self.block_end].tolist()
         self.block_start = self.block_end
-        self.block_step = 0
+        self.block_step = self.idle_steps = 0
         self._previous = None
         stop = next((place for place, token in enumerate(block) if token in self.params.stop_ids), None)
         if stop is not None:

@@ -1,0 +1,63 @@
+"""Build a family's tiny random checkpoint, serve it, and ask it through the OpenAI client.
+
+    python tests/serve_family.py FAMILY [--workers 2] [--ray]
+
+Random weights answer nonsense; what counts is that the released format is served, and that it is so on every path.
+"""
+
+import argparse
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import openai
+from checkpoints import write_dream, write_llada, write_sdar
+from checkpoints_moe import write_llada2, write_llada_moe, write_sdar_moe
+from ray_cluster import ray_cluster
+from server import serve
+
+FAMILIES = {
+    "llada": write_llada,
+    "dream": write_dream,
+    "sdar": write_sdar,
+    "sdar_moe": write_sdar_moe,
+    "llada_moe": write_llada_moe,
+    "llada2_moe": write_llada2,
+}
+SAMPLERS = ("info_gain", "entropy")
+
+
+def ask(family: str, workers: int = 1, ray: bool = False) -> dict[str, str]:
+    """The answer of each sampler to one request, from a server started for it."""
+    with ExitStack() as stack:
+        checkpoint = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        FAMILIES[family](checkpoint)
+        environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        arguments = [str(checkpoint), "--plugin", "infogain", "--dtype", "float32", "--block-size", "32"]
+        arguments += ["--kv-cache-memory-bytes", str(64 << 20), "--served-model-name", family]
+        arguments += ["--tensor-parallel-size", str(workers)]
+        if ray:
+            environment |= stack.enter_context(ray_cluster(nodes=workers))
+            arguments += ["--distributed-executor-backend", "ray"]
+        url = stack.enter_context(serve(*arguments, environment=environment))
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+        return {
+            sampler: client.completions.create(
+                model=family, prompt="3*7=", max_tokens=16, temperature=0,
+                extra_body={"ignore_eos": True, "vllm_xargs": {"sampler": sampler, "bypass_threshold": 1}},
+            ).choices[0].text
+            for sampler in SAMPLERS
+        }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("--workers", type=int, default=1, help="tensor-parallel size")
+    parser.add_argument("--ray", action="store_true", help="place the workers by Ray, one on each of as many nodes")
+    for sampler, text in ask(**vars(parser.parse_args())).items():
+        print(f"{sampler}: {text!r}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Ray places the workers, one on each of two nodes: the same tokens as one worker."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+import openai
+import pytest
+import vllm.platforms
+from checkpoints import write_llada
+from child import generate
+from engines import Job, running
+from jobs import CACHED
+from ray_cluster import ray_cluster
+from server import serve
+from vllm.platforms.cpu import CpuPlatform
+from vllm.plugins import PLATFORM_PLUGINS_GROUP
+from vllm_infogain.patches import ray_on_cpu
+
+JOBS = [
+    *CACHED,
+    Job("exact", {"sampler": "info_gain", "block_length": 8, "bypass_threshold": 1.0}, 16),
+    Job("warm", {"sampler": "entropy", "tokens_per_step": 2, "block_length": 8}, 16, 0.8, 4),
+]
+TWO_WORKERS = {"tensor_parallel_size": 2, "distributed_executor_backend": "ray"}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with ray_cluster(nodes=2) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("llada")
+    write_llada(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint) -> list[list[int]]:
+    with running(checkpoint, model=object()) as engine:
+        return [list(output.outputs[0].token_ids) for output in engine.run(JOBS)]
+
+
+@pytest.mark.engine
+def test_two_workers_on_two_nodes_give_the_tokens_of_one(cluster, checkpoint, expected):
+    tokens = generate(checkpoint, JOBS, cluster, **TWO_WORKERS)
+    assert tokens == expected
+    assert sum(map(len, tokens)) == sum(job.max_tokens for job in JOBS)
+
+
+@pytest.mark.engine
+def test_a_server_whose_workers_ray_placed_answers_as_one_worker_does(cluster, checkpoint, expected):
+    flags = [text for name, value in TWO_WORKERS.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    with (
+        serve(
+            str(checkpoint), "--plugin", "infogain", *flags, "--dtype", "float32", "--block-size", "32",
+            "--kv-cache-memory-bytes", "67108864", "--served-model-name", "tiny", environment=cluster,
+        ) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client,
+    ):  # fmt: skip
+        answers = [
+            client.completions.create(
+                model="tiny", prompt=job.prompt, max_tokens=job.max_tokens, temperature=job.temperature, seed=job.seed,
+                extra_body={"ignore_eos": True, "vllm_xargs": job.knobs, "return_token_ids": True},
+            )
+            for job in JOBS
+        ]  # fmt: skip
+    assert [answer.choices[0].token_ids for answer in answers] == expected
+
+
+# The entry that makes it possible without a GPU.
+
+
+def platform_of_a_new_process(**environment: str) -> str:
+    code = (
+        "from vllm.platforms import current_platform as p; print(type(p).__name__, repr(p.ray_device_key), p.is_cpu())"
+    )
+    variables = {name: value for name, value in os.environ.items() if name != ray_on_cpu.SWITCH} | environment
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120, env=variables
+    )
+    return run.stdout.splitlines()[-1]
+
+
+def test_the_platform_is_vllms_own_unless_the_switch_is_on():
+    assert platform_of_a_new_process() == "CpuPlatform '' True"
+    assert platform_of_a_new_process(**{ray_on_cpu.SWITCH: "0"}) == "CpuPlatform '' True"
+    assert platform_of_a_new_process(**{ray_on_cpu.SWITCH: "1"}) == "RayCPUPlatform 'GPU' True"
+    assert platform_of_a_new_process(**{ray_on_cpu.SWITCH: "1", "VLLM_PLUGINS": ""}) == "CpuPlatform '' True"
+
+
+def test_the_switch_means_nothing_where_vllm_is_not_built_for_cpus(monkeypatch):
+    monkeypatch.setenv(ray_on_cpu.SWITCH, "1")
+    assert ray_on_cpu.platform() is not None
+    monkeypatch.setattr(vllm.platforms, "cpu_platform_plugin", lambda: None)
+    assert ray_on_cpu.platform() is None
+
+
+def test_vllm_still_asks_for_what_the_entry_gives_and_has_none_of_its_own():
+    (entry,) = importlib.metadata.entry_points(group=PLATFORM_PLUGINS_GROUP, name="infogain")
+    assert entry.load() is ray_on_cpu.platform
+    assert CpuPlatform.ray_device_key == "", "vLLM's CPU platform names a Ray resource: remove patches/ray_on_cpu.py"
