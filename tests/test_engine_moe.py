@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints_moe import write_llada2, write_llada_moe, write_sdar_moe
-from child import generate
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, running
-from jobs import BLOCK_CAUSAL, CACHED
 from transformers import AutoConfig
 
 import vllm_infogain
@@ -70,17 +68,6 @@ def test_every_sampler_equals_the_oracle(engine: Engine, sampler: str):
     ]
     for job, output in zip(jobs, engine.run(jobs), strict=True):
         assert_matches_oracle(engine, job, output)
-
-
-@pytest.mark.parametrize(
-    ("write", "jobs"), [(write_sdar_moe, BLOCK_CAUSAL), (write_llada_moe, CACHED), (write_llada2, BLOCK_CAUSAL)]
-)
-def test_two_workers_give_the_tokens_of_one(tmp_path: Path, write: Callable, jobs: list[Job]):
-    write(tmp_path)
-    tokens = generate(tmp_path, jobs, tensor_parallel_size=2)
-    with running(tmp_path, model=object()) as engine:
-        assert tokens == [list(output.outputs[0].token_ids) for output in engine.run(jobs)]
-    assert sum(map(len, tokens)) == sum(job.max_tokens for job in jobs)
 
 
 # The configs.
