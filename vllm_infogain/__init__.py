@@ -32,8 +32,9 @@ def load_llm(model: str | None = None, **overrides: Any):
 
 
 def report(output: Any) -> dict[str, Any]:
-    """How a finished `vllm.RequestOutput` was decoded: steps, forwards, rows, candidates, bypassed_steps,
-    cumulative_entropy (nats) and, if the request asked for it with `return_trajectory`, every step.
+    """How a finished `vllm.RequestOutput` was decoded: steps, forwards, refreshes (forwards that computed kept keys and
+    values anew), rows, candidates, bypassed_steps, cumulative_entropy (nats) and, if the request asked for it with
+    `return_trajectory`, every step.
 
     With `n` > 1 it is that of the last of the request's samples to finish.
 
