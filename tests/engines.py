@@ -1,7 +1,7 @@
 """Starting and stopping real vLLM engines inside the test process."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,26 @@ class Engine:
 
     def prompt_ids(self, job: Job) -> list[int]:
         return self.llm.get_tokenizer().encode(job.prompt) if isinstance(job.prompt, str) else job.prompt
+
+    def drive(self, jobs: list[Job], between: Callable[[int], None]) -> list[Any]:
+        """All jobs at once, step by step; `between(step)` runs after every step. None for one that was aborted."""
+        llm_engine = self.llm.llm_engine
+        for index, job in enumerate(jobs):
+            llm_engine.add_request(str(index), job.prompt, job.sampling_params())
+        finished, step = {}, 0
+        while llm_engine.has_unfinished_requests():
+            finished |= {output.request_id: output for output in llm_engine.step() if output.finished}
+            between(step)
+            step += 1
+            assert step < 500, "the engine does not come to an end"
+        return [finished.get(str(index)) for index in range(len(jobs))]
+
+    def preempt(self) -> int:
+        """Take every running request's pages; returns how many it hit."""
+        hit = len(self.scheduler.running)
+        self.llm.llm_engine.reset_prefix_cache(reset_running_requests=True)
+        assert not self.scheduler.running
+        return hit
 
     def oracle(self, job: Job) -> oracle.OracleResult:
         from vllm_infogain.admission import decoding_params

@@ -1,7 +1,8 @@
 """What is let in, against a real vLLM configuration: requests and engine settings."""
 
+from pathlib import Path
+
 import pytest
-from checkpoints import write_llada
 from engines import MASK_ID
 from vllm import SamplingParams
 from vllm.engine.arg_utils import EngineArgs
@@ -11,17 +12,10 @@ from vllm_infogain.admission import check_engine, check_request, decoding_params
 from vllm_infogain.embedded.tokenizer import EOS, VOCAB
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("llada")
-    write_llada(path)
-    return str(path)
-
-
-def config(checkpoint: str, **settings):
+def config(checkpoint: Path, **settings):
     plugin.register()
     args = plugin.engine_args() | {"dtype": "float32", "max_num_batched_tokens": 512} | settings
-    return EngineArgs(model=checkpoint, **args).create_engine_config()
+    return EngineArgs(model=str(checkpoint), **args).create_engine_config()
 
 
 @pytest.fixture(scope="module")

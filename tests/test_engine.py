@@ -75,33 +75,15 @@ def test_without_a_seed_temperature_0_is_deterministic_and_temperature_1_is_not(
     assert tokens(1.0) != tokens(1.0)
 
 
-def step_until_done(engine: Engine, jobs: list[Job], between) -> list:
-    """Drive the engine by hand; `between(step)` runs after every step."""
-    llm_engine = engine.llm.llm_engine
-    for index, job in enumerate(jobs):
-        llm_engine.add_request(str(index), job.prompt, job.sampling_params())
-    finished, step = {}, 0
-    while llm_engine.has_unfinished_requests():
-        for output in llm_engine.step():
-            if output.finished:
-                finished[output.request_id] = output
-        between(step)
-        step += 1
-        assert step < 500, "the engine does not come to an end"
-    return [finished.get(str(index)) for index in range(len(jobs))]
-
-
 def test_preemption_after_every_second_step_changes_nothing(engine: Engine):
     preempted = 0
 
     def preempt(step: int) -> None:
         nonlocal preempted
         if step % 2 and engine.scheduler.running:
-            preempted += len(engine.scheduler.running)
-            engine.llm.llm_engine.reset_prefix_cache(reset_running_requests=True)
-            assert not engine.scheduler.running
+            preempted += engine.preempt()
 
-    outputs = step_until_done(engine, MIXED, preempt)
+    outputs = engine.drive(MIXED, preempt)
     assert preempted > 20
     for job, output in zip(MIXED, outputs, strict=True):
         assert_matches_oracle(engine, job, output)
@@ -115,7 +97,7 @@ def test_an_abort_frees_its_pages_and_harms_nobody(engine: Engine):
             assert engine.free_pages() < free
             engine.llm.llm_engine.abort_request(["0", "3"])
 
-    outputs = step_until_done(engine, MIXED, abort)
+    outputs = engine.drive(MIXED, abort)
     assert outputs[0] is None
     assert outputs[3] is None
     for job, output in zip(MIXED, outputs, strict=True):

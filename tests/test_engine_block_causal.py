@@ -54,18 +54,16 @@ def test_a_prefix_of_an_earlier_request_is_not_computed_again(engine: Engine):
 
 
 def test_a_preemption_changes_nothing(engine: Engine):
-    llm_engine = engine.llm.llm_engine
-    for index, job in enumerate(BLOCK_CAUSAL):
-        llm_engine.add_request(str(index), job.prompt, job.sampling_params())
-    finished, step = {}, 0
-    while llm_engine.has_unfinished_requests():
-        finished |= {output.request_id: output for output in llm_engine.step() if output.finished}
+    preempted = 0
+
+    def preempt(step: int) -> None:
+        nonlocal preempted
         if step % 3 == 2:
-            engine.scheduler.reset_prefix_cache(reset_running_requests=True)
-        step += 1
-        assert step < 1000, "the engine does not come to an end"
-    for index, job in enumerate(BLOCK_CAUSAL):
-        assert_matches_oracle(engine, job, finished[str(index)])
+            preempted += engine.preempt()
+
+    for job, output in zip(BLOCK_CAUSAL, engine.drive(BLOCK_CAUSAL, preempt), strict=True):
+        assert_matches_oracle(engine, job, output)
+    assert preempted > 0
 
 
 def test_only_the_block_and_the_one_before_it_run(engine: Engine):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from checkpoints import write_llada
 from engines import Engine, Job, assert_matches_oracle, running
 from jobs import CACHED
 
@@ -10,13 +9,6 @@ import vllm_infogain
 from vllm_infogain.params import SAMPLERS
 
 pytestmark = pytest.mark.engine
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("llada")
-    write_llada(path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -41,19 +33,6 @@ def test_a_mixed_batch_of_modes_equals_the_oracle_request_by_request(engine: Eng
     assert engine.free_pages() == free
 
 
-def step_until_done(engine: Engine, jobs: list[Job], between) -> list:
-    llm_engine = engine.llm.llm_engine
-    for index, job in enumerate(jobs):
-        llm_engine.add_request(str(index), job.prompt, job.sampling_params())
-    finished, step = {}, 0
-    while llm_engine.has_unfinished_requests():
-        finished |= {output.request_id: output for output in llm_engine.step() if output.finished}
-        between(step)
-        step += 1
-        assert step < 1000, "the engine does not come to an end"
-    return [finished[str(index)] for index in range(len(jobs))]
-
-
 def test_a_preemption_changes_nothing(engine: Engine):
     """The kept states are computed again as they were, not as they are: else the answer would tell."""
     free, preempted = engine.free_pages(), 0
@@ -61,10 +40,9 @@ def test_a_preemption_changes_nothing(engine: Engine):
     def preempt(step: int) -> None:
         nonlocal preempted
         if step % 2:
-            preempted += len(engine.scheduler.running)
-            engine.scheduler.reset_prefix_cache(reset_running_requests=True)
+            preempted += engine.preempt()
 
-    for job, output in zip(CACHED, step_until_done(engine, CACHED, preempt), strict=True):
+    for job, output in zip(CACHED, engine.drive(CACHED, preempt), strict=True):
         assert_matches_oracle(engine, job, output)
     assert preempted > 50
     assert engine.free_pages() == free

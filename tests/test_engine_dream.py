@@ -81,18 +81,16 @@ def test_a_mixed_batch_of_modes_equals_the_oracle_request_by_request(engine: Eng
 
 
 def test_a_preemption_changes_nothing(engine: Engine):
-    llm_engine = engine.llm.llm_engine
-    for index, job in enumerate(CACHED):
-        llm_engine.add_request(str(index), job.prompt, job.sampling_params())
-    finished, step = {}, 0
-    while llm_engine.has_unfinished_requests():
-        finished |= {output.request_id: output for output in llm_engine.step() if output.finished}
+    preempted = 0
+
+    def preempt(step: int) -> None:
+        nonlocal preempted
         if step % 2:
-            engine.scheduler.reset_prefix_cache(reset_running_requests=True)
-        step += 1
-        assert step < 1000, "the engine does not come to an end"
-    for index, job in enumerate(CACHED):
-        assert_matches_oracle(engine, job, finished[str(index)])
+            preempted += engine.preempt()
+
+    for job, output in zip(CACHED, engine.drive(CACHED, preempt), strict=True):
+        assert_matches_oracle(engine, job, output)
+    assert preempted > 0
 
 
 def test_inside_a_block_only_its_rows_and_the_one_before_run(engine: Engine):

@@ -1,7 +1,7 @@
 """The same answers when rows or pages are so scarce that groups are cut and requests wait."""
 
 import pytest
-from checkpoints import write_llada, write_sdar
+from checkpoints import write_sdar
 from engines import Job, assert_matches_oracle, running
 from jobs import BLOCK_CAUSAL, CACHED
 
@@ -11,13 +11,6 @@ JOBS = [
     Job(f"prompt number {index}", {"num_candidates": 8, "tokens_per_step": k, "bypass_threshold": 1.0}, 20 + index)
     for index, k in enumerate([1, 2, 1, 3, 2, 1])
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("llada")
-    write_llada(path)
-    return path
 
 
 def test_a_group_larger_than_the_token_budget_is_cut_and_scores_the_same(checkpoint):

@@ -8,7 +8,6 @@ import sys
 import openai
 import pytest
 import vllm.platforms
-from checkpoints import write_llada
 from child import generate
 from engines import Job, running
 from jobs import CACHED
@@ -30,13 +29,6 @@ TWO_WORKERS = {"tensor_parallel_size": 2, "distributed_executor_backend": "ray"}
 def cluster():
     with ray_cluster(nodes=2) as environment:
         yield environment
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("llada")
-    write_llada(path)
-    return path
 
 
 @pytest.fixture(scope="module")

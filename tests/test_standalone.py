@@ -6,7 +6,6 @@ import textwrap
 
 import pytest
 import torch
-from checkpoints import write_llada
 from engines import MASK_ID, Job, running
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -16,13 +15,6 @@ from vllm_infogain.reference import oracle
 from vllm_infogain.standalone import block_causal, shifted
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [5, 6, 7]]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("llada")
-    write_llada(path)
-    return path
 
 
 @pytest.fixture(scope="module")

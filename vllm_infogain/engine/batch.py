@@ -10,6 +10,7 @@ import torch
 from vllm_infogain.engine.layout import layout
 from vllm_infogain.engine.records import GroupPlan
 from vllm_infogain.sampling.extent import Extent
+from vllm_infogain.sampling.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -74,24 +75,24 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
         tables.append(table if len(segment_keys) == 1 else table.repeat(len(segment_keys), axis=0))
         first_row += count * len(rows)
 
-    page_table = np.zeros((sum(map(len, tables)), max(table.shape[1] for table in tables)), dtype=np.int32)
+    page_table = np.zeros((sum(map(len, tables)), max(table.shape[1] for table in tables)), dtype=np.int64)
     first = 0
     for table in tables:
         page_table[first : first + len(table), : table.shape[1]] = table
         first += len(table)
 
-    def to_device(arrays: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.concatenate(arrays)).to(device, non_blocking=True)
-
+    per_row = [np.concatenate(arrays) for arrays in (ids, positions, slots, logit_rows)]
+    copied_pages = np.array(copies, dtype=np.int64).reshape(-1, 2).T
+    on_device = to_device([*per_row, page_table, copied_pages], device)
     return Batch(
-        input_ids=to_device(ids),
-        positions=to_device(positions),
-        slot_mapping=to_device(slots),
+        input_ids=on_device[0],
+        positions=on_device[1],
+        slot_mapping=on_device[2],
+        logit_rows=on_device[3],
+        page_table=on_device[4].int(),
+        copied_pages=on_device[5],
         query_start=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
         keys=torch.tensor(keys, dtype=torch.int32),
-        page_table=torch.from_numpy(page_table).to(device, non_blocking=True),
-        logit_rows=to_device(logit_rows),
-        copied_pages=torch.tensor(copies, dtype=torch.int64).view(-1, 2).T.to(device, non_blocking=True),
         longest=max(lengths),
         most_keys=max(keys),
     )
