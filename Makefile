@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 # One OpenMP thread: a second one makes models this small slower, and far slower on a busy core.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test serve lint setup clean
+.PHONY: demo test serve lint setup browser clean
 
 demo: setup ## solve held-out puzzles with greedy samplers and with Info-Gain, on real vLLM
 	$(BIN)/python -m vllm_infogain.demo
 
-test: setup lint ## everything that must hold
+test: setup lint browser ## everything that must hold
 	$(BIN)/python -m pytest
 
 serve: setup ## an OpenAI-compatible server of the embedded model on port 8000
@@ -20,6 +20,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy vllm_infogain model_executors patches
+
+browser: ## Chromium and its driver, for the test of the live page; installed where apt-get can do it unasked
+	@sh tests/install_browser.sh
 
 setup: $(VENV)/.installed
 

@@ -1,16 +1,21 @@
-"""Check a request against what our engine can serve, before it enters the engine.
+"""Complete a request's parameters by what its prompt asks for, and check it, before it enters the engine.
 
 Why: a platform's `validate_request` would see it too, but a plugin may not replace the platform; a logits processor's
-    `validate_params` sees neither the prompt nor max_tokens. Three places, because vLLM has no single one:
-      - `InputProcessor.process_inputs` makes the complete request, offline and over HTTP.
+    `validate_params` sees neither the prompt nor max_tokens. Four places, because vLLM has no single one:
+      - `InputProcessor.process_inputs` makes the complete request, offline and over HTTP. A prompt with masks becomes
+        prompt and canvas right before it.
       - `AsyncLLM.generate` is called before a streamed response starts, but runs only after: a check in
         `process_inputs` would come too late for HTTP 400.
       - `to_sampling_params` of the HTTP requests is where a canvas too long for the model has just been cut to what
-        fits. A shorter canvas is another decoding, so the client's own figure is kept for the check.
-How: wrap each. The checks act only on engines whose scheduler is ours; nobody else reads the kept figure.
+        fits. A shorter canvas is another decoding, so the client's own figure is kept for the check, and whether the
+        client gave it at all: without, a canvas has the length of its text.
+      - `_extract_prompt_len` is what the server sizes the output by: masks in a prompt and all behind them are output.
+How: wrap each. The checks act only on engines whose scheduler is ours; nobody else reads what is kept.
 Upstream: no hook for per-request validation by a plugin.
 Remove when: vLLM lets a scheduler or model class validate requests at admission.
 """
+
+from typing import Any
 
 from vllm_infogain.patches import wrap_once
 
@@ -18,27 +23,31 @@ from vllm_infogain.patches import wrap_once
 def apply() -> None:
     from vllm_infogain.engine import compat
 
-    wrap_once(compat.InputProcessor, "process_inputs", _check_complete_request)
+    wrap_once(compat.InputProcessor, "process_inputs", _make_complete_request)
     wrap_once(compat.AsyncLLM, "generate", _check_before_streaming)
     for request in (compat.CompletionRequest, compat.ChatCompletionRequest, compat.ResponsesRequest):
-        wrap_once(request, "to_sampling_params", _keep_requested_canvas)
+        wrap_once(request, "to_sampling_params", _keep_what_was_asked_for)
+    wrap_once(compat.BaseServing, "_extract_prompt_len", _without_canvas)
 
 
-def _check_complete_request(process_inputs):
-    def wrapper(self, *args, **kwargs):
+def _make_complete_request(process_inputs):
+    def wrapper(self, request_id, prompt, params, *args, **kwargs):
         from vllm_infogain.admission import check_request
         from vllm_infogain.plugin import is_active
 
-        request = process_inputs(self, *args, **kwargs)
-        if is_active(self.vllm_config):
-            params, prompt = request.sampling_params, request.prompt_token_ids
-            check_request(
-                params,
-                prompt,
-                self.vllm_config,
-                lora_request=request.lora_request,
-                is_resumable=request.resumable,
-            )
+        if not is_active(self.vllm_config):
+            return process_inputs(self, request_id, prompt, params, *args, **kwargs)
+        if not (isinstance(prompt, dict) and "type" in prompt):
+            prompt = _rendered(self, prompt, kwargs.get("tokenization_kwargs"))
+        params = _with_canvas(self, params, prompt)
+        request = process_inputs(self, request_id, prompt, params, *args, **kwargs)
+        check_request(
+            request.sampling_params,
+            request.prompt_token_ids,
+            self.vllm_config,
+            lora_request=request.lora_request,
+            is_resumable=request.resumable,
+        )
         return request
 
     return wrapper
@@ -46,27 +55,100 @@ def _check_complete_request(process_inputs):
 
 def _check_before_streaming(generate):
     def wrapper(self, prompt, sampling_params, request_id, **kwargs):
-        from vllm_infogain.admission import check_request
+        from vllm_infogain.admission import check_request, check_server_limit
+        from vllm_infogain.infill import SEED
         from vllm_infogain.plugin import is_active
 
         if is_active(self.vllm_config) and isinstance(prompt, dict) and "prompt_token_ids" in prompt:
+            # The server made its own prompt, and shows and counts what we leave of it; any other is its caller's.
+            cut = prompt if "type" in prompt else dict(prompt)
+            params = _with_canvas(self.input_processor, sampling_params, cut)
+            requested = getattr(sampling_params, "requested_canvas", None)
+            if SEED in (params.extra_args or {}):
+                # Its length is the canvas's, whatever vLLM made of max_tokens; nor did it look at the server's limit.
+                if hasattr(sampling_params, "requested_canvas"):
+                    check_server_limit(params.max_tokens, self.vllm_config)
+                requested = None
             check_request(
-                sampling_params,
-                prompt["prompt_token_ids"],
+                _filled_in(self.input_processor, params, len(cut["prompt_token_ids"])),
+                cut["prompt_token_ids"],
                 self.vllm_config,
                 lora_request=kwargs.get("lora_request"),
-                requested_canvas=getattr(sampling_params, "requested_canvas", None),
+                requested_canvas=requested,
             )
         return generate(self, prompt, sampling_params, request_id, **kwargs)
 
     return wrapper
 
 
-def _keep_requested_canvas(to_sampling_params):
+def _keep_what_was_asked_for(to_sampling_params):
     def wrapper(self, *args, **kwargs):
         params = to_sampling_params(self, *args, **kwargs)
         names = ("max_completion_tokens", "max_output_tokens", "max_tokens")
         params.requested_canvas = next((size for name in names if (size := getattr(self, name, None))), None)
+        given = (getattr(self, name, None) for name in names if name in self.model_fields_set)
+        params.given_canvas = next((size for size in given if size is not None), None)
+        params.inserts = bool(getattr(self, "suffix", None))
         return params
 
     return wrapper
+
+
+def _without_canvas(extract_prompt_len):
+    def wrapper(self, prompt):
+        from vllm_infogain.plugin import is_active
+
+        engine = getattr(self, "engine_client", None)
+        ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
+        if ids and engine is not None and is_active(engine.vllm_config):
+            mask_id = self.model_config.hf_config.mask_token_id
+            return list(ids).index(mask_id) if mask_id in ids else len(ids)
+        return extract_prompt_len(self, prompt)
+
+    return wrapper
+
+
+# What the wrappers share.
+
+
+def _rendered(processor, prompt, tokenization_kwargs):
+    """As `process_inputs` itself renders a raw prompt: there nobody could cut the masks off it before it is checked."""
+    from vllm_infogain.engine.compat import parse_model_prompt
+
+    renderer = processor.renderer
+    tok_params = renderer.default_cmpl_tok_params.with_kwargs(**(tokenization_kwargs or {}))
+    (engine_input,) = renderer.render_cmpl([parse_model_prompt(processor.model_config, prompt)], tok_params)
+    return engine_input
+
+
+def _with_canvas(processor, params, engine_input):
+    """Parameters that hold what the prompt's masks ask for; the prompt itself ends, in place, before the first mask."""
+    from vllm_infogain import infill
+    from vllm_infogain.admission import given_canvas, refusing
+    from vllm_infogain.engine.compat import SamplingParams
+
+    if not isinstance(params, SamplingParams):
+        return params
+    mask_id, tokenizer = processor.model_config.hf_config.mask_token_id, processor.tokenizer
+    with refusing():
+        mask_text = tokenizer and tokenizer.convert_ids_to_tokens(mask_id)
+        infill.cut_prompt(engine_input, mask_id, mask_text, inserts=getattr(params, "inserts", False))
+        return infill.with_canvas(params, engine_input.get(infill.GAP), given_canvas(params))
+
+
+def _filled_in(processor, params: Any, prompt_length: int):
+    """Parameters as `process_inputs` completes them, with stop tokens, bad words as tokens and a length, or refuses."""
+    from vllm_infogain.engine.compat import SamplingParams
+
+    if not isinstance(params, SamplingParams):
+        return params
+    params = params.clone()
+    params.verify(
+        processor.model_config, processor.speculative_config, processor.structured_outputs_config, processor.tokenizer
+    )
+    params.update_from_generation_config(processor.generation_config_fields, processor.renderer.get_eos_token_id())
+    if processor.tokenizer is not None:
+        params.update_from_tokenizer(processor.tokenizer)
+    if params.max_tokens is None:
+        params.max_tokens = processor.model_config.max_model_len - prompt_length
+    return params

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Job:
     temperature: float = 0.0
     seed: int | None = None
     ignore_eos: bool = True
+    fields: dict[str, Any] = field(default_factory=dict)  # further fields of SamplingParams
 
     def sampling_params(self):
         from vllm import SamplingParams
@@ -59,6 +60,7 @@ class Job:
             seed=self.seed,
             ignore_eos=self.ignore_eos,
             extra_args={**self.knobs, "return_trajectory": True},
+            **self.fields,
         )
 
 
@@ -98,7 +100,11 @@ class Engine:
     def oracle(self, job: Job) -> oracle.OracleResult:
         from vllm_infogain.admission import decoding_params
 
-        params = decoding_params("", job.sampling_params(), self.llm.llm_engine.vllm_config)
+        sampling_params = job.sampling_params()
+        tokenizer = self.llm.get_tokenizer()
+        sampling_params.update_from_generation_config({}, tokenizer.eos_token_id)
+        sampling_params.update_from_tokenizer(tokenizer)
+        params = decoding_params("", sampling_params, self.llm.llm_engine.vllm_config)
         return oracle.decode(self.model, self.prompt_ids(job), params, MASK_ID)
 
     @property
@@ -128,3 +134,19 @@ def assert_matches_oracle(engine: Engine, job: Job, output: Any) -> None:
         ours = [value for value in step["objective"] if value is not None]
         torch.testing.assert_close(torch.tensor(ours), torch.tensor(known), atol=1e-4, rtol=0)
     assert abs(report["cumulative_entropy"] - expected.cumulative_entropy) < 1e-3
+    written = {position: step for step, plain in enumerate(expected.steps) for position in plain.positions}
+    assert report["decode_order"] == [written.get(position) for position in range(job.max_tokens)]
+    if output.outputs[0].logprobs is not None:
+        assert_logprobs_match(expected, output.outputs[0])
+
+
+def assert_logprobs_match(expected: oracle.OracleResult, sample: Any) -> None:
+    """Each token's log-probability is the one it had when it was written; of a token that stood there it is 0."""
+    plain = {
+        position: logprob
+        for step in expected.steps
+        for position, logprob in zip(step.positions, step.logprobs, strict=True)
+    }
+    assert len(sample.logprobs) == len(sample.token_ids)
+    for position, (token, entry) in enumerate(zip(sample.token_ids, sample.logprobs, strict=True)):
+        assert abs(entry[token].logprob - plain.get(position, 0.0)) < 1e-4, position

@@ -11,14 +11,30 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 VLLM = Path(sys.executable).parent / "vllm"
 
 
+@dataclass(frozen=True)
+class Server:
+    url: str
+    process: subprocess.Popen  # of the API server; engine core and workers are its children
+
+
 @contextmanager
 def serve(*arguments: str, seconds: float = 240, environment: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Run `vllm serve *arguments`; yields the server's base URL once it is healthy.
+    """Run `vllm serve *arguments`; yields the server's base URL once it is healthy. It must live to the end."""
+    with start(*arguments, seconds=seconds, environment=environment) as server:
+        yield server.url
+        code = server.process.poll()
+        assert code is None, f"the server died with code {code}"
+
+
+@contextmanager
+def start(*arguments: str, seconds: float = 240, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Run `vllm serve *arguments`; yields the server once it is healthy. It may die, and is ended at the end.
 
     Args:
         arguments: of `vllm serve`; host and port are added.
@@ -37,8 +53,7 @@ def serve(*arguments: str, seconds: float = 240, environment: Mapping[str, str] 
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_healthy(process, url, time.monotonic() + seconds)
-            yield url
-            assert process.poll() is None, f"the server died with code {process.returncode}"
+            yield Server(url, process)
         except BaseException:
             log.seek(0)
             print(log.read().decode(errors="replace")[-12000:])

@@ -91,7 +91,7 @@ def drive(
         question = decoder.question(count)
         (answer,) = read(forwards.logits(decoder.pending, decoder.pending.part(count)), [question], MASK_ID)
         decoder.consume(count, answer)
-        tokens += decoder.take_finished()
+        tokens += decoder.take_final().tokens
     return tokens, decoder
 
 

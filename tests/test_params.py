@@ -4,7 +4,9 @@ import dataclasses
 
 import pytest
 
-from vllm_infogain.params import PARSERS, DecodingParams, ParameterError, parse_knobs, parse_params
+from vllm_infogain.constraints import Constraints
+from vllm_infogain.params import PARSERS, DecodingParams, parse_knobs, parse_params
+from vllm_infogain.values import ParameterError
 
 
 def parse(given=None, defaults=None, canvas_length=64, temperature=1.0) -> DecodingParams:
@@ -58,16 +60,18 @@ BAD = [
     ("schedule", "sine"), ("schedule", "linear"), ("steps", 0), ("bypass_mode", "never"), ("bypass_mode", "only"),
     ("uncertainty_scope", "world"), ("cost_weight", -1), ("beam_width", 0), ("beam_width", 33), ("num_generations", 0),
     ("klass_epsilon", -1), ("pc_lambda", "a"), ("pc_alpha", -2), ("entropy_bound", -1), ("threshold", 1.5),
-    ("factor", -0.5), ("eos_penalty", -1),
+    ("factor", -0.5), ("eos_penalty", -1), ("stream_mode", "words"), ("stream_mode", "canvas"),
+    ("diffusion_seed_canvas", "text"), ("diffusion_seed_canvas", [-1]), ("diffusion_pinned", 3),
+    ("suffix_token_ids", [1.5]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "value"), BAD)
 def test_a_bad_value_is_refused_by_name(name, value):
-    sampler = {"bypass_mode": {"sampler": "beam"}}.get(name, {})
+    sampler = {"bypass_mode": {"sampler": "beam"}, "stream_mode": {"sampler": "best_of_n"}}.get(name, {})
     with pytest.raises(ParameterError, match=name) as caught:
         parse({**sampler, name: value})
-    assert repr(value) in str(caught.value)
+    assert repr(value) in str(caught.value) or repr(value[0]) in str(caught.value)
     assert "give" in str(caught.value)
     assert caught.value.parameter in (name, "steps")  # a schedule is refused for the steps it lacks
 
@@ -90,3 +94,36 @@ def test_an_unknown_key_is_refused_with_the_known_ones():
 def test_a_negative_temperature_is_refused():
     with pytest.raises(ParameterError, match="temperature=-1"):
         parse(temperature=-1)
+
+
+WORD = {"constraints": Constraints(banned=((5, 6),))}
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"sampler": "eb"}, {"sampler": "threshold"}, {"tokens_per_step": 2}, {"schedule": "linear", "steps": 4}]
+)
+@pytest.mark.parametrize("joint", [WORD, {"is_structured": True}])
+def test_what_depends_on_neighbours_is_written_one_position_at_a_time(knobs, joint):
+    with pytest.raises(ParameterError, match="one position per step"):
+        parse_params(knobs, defaults={}, temperature=0, canvas_length=8, **joint)
+    parse_params({}, defaults={}, temperature=0, canvas_length=8, **joint)
+
+
+@pytest.mark.parametrize(
+    ("constraints", "name"),
+    [
+        (Constraints(allowed_ids=(3,)), "allowed_token_ids"),
+        (Constraints(allowed_ids=(5, 6), banned=((5,), (6,))), "allowed_token_ids"),
+        (Constraints(banned=((0,), (1,), (2,), (4,), (5,), (6,), (7,))), "bad_words"),
+        (Constraints(allowed_ids=(5, 6), banned=((5, 6),)), "allowed_token_ids"),
+        (Constraints(allowed_ids=(1,), min_tokens=2), "min_tokens"),
+    ],
+)
+def test_constraints_that_may_leave_a_position_without_any_token_are_refused(constraints, name):
+    with pytest.raises(ParameterError, match=name):
+        constraints.check(vocab=8, mask_id=3, stop_ids=(1,))
+
+
+def test_constraints_that_always_leave_a_token_are_let_in():
+    Constraints(allowed_ids=(1, 5, 6, 7), banned=((5, 6),), min_tokens=2).check(vocab=8, mask_id=3, stop_ids=(1,))
+    Constraints().check(vocab=8, mask_id=3, stop_ids=())

@@ -8,7 +8,8 @@ import torch
 
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.actions import step_key
-from vllm_infogain.sampling.reading import Answer, Comparison, Question, Reading, read
+from vllm_infogain.sampling.question import Answer, Comparison, Question, Reading
+from vllm_infogain.sampling.reading import read
 
 VOCAB, MASK_ID = 11, 10
 
@@ -18,7 +19,7 @@ def question(params: DecodingParams, sequences: int, masked: int, *, compared: b
     rng = np.random.default_rng(seed)
     offsets = np.stack([np.sort(rng.choice(40, masked, replace=False)) for _ in range(sequences)])
     comparison = Comparison(now=1.5, cost=rng.random(sequences)) if compared else None
-    return Question(params, offsets, np.full(sequences, step_key(params.seed, 3)), comparison)
+    return Question(params, offsets, np.full(sequences, step_key(params.seed, 3)), offsets * 0, comparison)
 
 
 def mixed() -> list[Question]:
@@ -80,7 +81,7 @@ def test_parts_of_a_question_have_the_parts_of_its_answer():
     objective, readings = [], {}
     for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
         comparison = Comparison(whole.comparison.now, whole.comparison.cost[part])
-        asked = Question(whole.params, whole.offsets[part], whole.keys[part], comparison)
+        asked = Question(whole.params, whole.offsets[part], whole.keys[part], whole.canvases[part], comparison)
         (some,) = read(logits.view(6, 5, VOCAB)[part].reshape(-1, VOCAB), [asked], MASK_ID)
         objective += some.objective.tolist()
         readings[part.start + some.best] = some.readings[some.best]

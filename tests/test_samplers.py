@@ -13,7 +13,8 @@ from vllm_infogain.reference import oracle
 from vllm_infogain.sampling.actions import propose, step_generator, step_key
 from vllm_infogain.sampling.frequencies import log_frequencies
 from vllm_infogain.sampling.logits import adjust_logits, keep_likely
-from vllm_infogain.sampling.reading import Question, read
+from vllm_infogain.sampling.question import Question
+from vllm_infogain.sampling.reading import read
 from vllm_infogain.sampling.rows import row_statistics
 from vllm_infogain.sampling.schedule import next_write, tokens_to_write
 from vllm_infogain.sampling.scores import is_stable, pc_score
@@ -29,7 +30,7 @@ def view(params: DecodingParams, previous: torch.Tensor | None = None, **fields)
     offsets, padded = np.arange(len(P)), torch.nn.functional.pad(P.log(), (0, 1))
     if previous is not None:
         previous = torch.nn.functional.pad(previous.log(), (0, 1), value=-torch.inf)
-    question = Question(params, offsets[None], np.array([step_key(0, 0)]), previous=previous)
+    question = Question(params, offsets[None], np.array([step_key(0, 0)]), offsets[None], previous=previous)
     (answer,) = read(padded, [question], mask_id=3)
     return View(answer.readings[0], offsets, **fields)
 
@@ -218,7 +219,7 @@ def test_top_k_and_top_p_leave_the_tokens_their_definitions_leave():
 
 
 def test_the_eos_penalty_is_subtracted_once_from_current_and_look_ahead_logits_alike():
-    logits = adjust_logits(torch.zeros(2, 4), 3, (1,), 2.0)
+    logits = adjust_logits(torch.zeros(2, 4), 3, DecodingParams(eos_ids=(1,), eos_penalty=2.0))
     assert logits.tolist() == [[0.0, -2.0, 0.0, -math.inf]] * 2
     model, seen = StubModel(), []
 
@@ -273,7 +274,7 @@ def test_a_beam_keeps_the_best_by_the_sum_of_j_and_ends_with_the_least_entropy()
     tokens, decoder = drive(model, [1], params)
     # The sum of J telescopes to H(z_0) - H(z_end) - sum of C, and H(z_end) = 0.
     trajectory = drive(model, [1], dataclasses.replace(params, return_trajectory=True))[1].report.trajectory
-    logits = adjust_logits(model(torch.tensor([[1] + [MASK_ID] * 6]))[0, 1:], MASK_ID, (), 0.0)
+    logits = adjust_logits(model(torch.tensor([[1] + [MASK_ID] * 6]))[0, 1:], MASK_ID, DecodingParams())
     start = row_statistics(logits).entropy.mean().item()
     # The last position's J is H - H = 0; it had no rival and reports none.
     total = sum(step.objective[step.chosen] for step in trajectory if step.objective)

@@ -12,7 +12,8 @@ from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.actions import Proposal, choose_positions, propose, step_generator, step_key
 from vllm_infogain.sampling.logits import adjust_logits
 from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
-from vllm_infogain.sampling.reading import Question, read
+from vllm_infogain.sampling.question import Question
+from vllm_infogain.sampling.reading import read
 from vllm_infogain.sampling.rows import row_statistics
 from vllm_infogain.sampling.scores import position_score
 from vllm_infogain.sampling.view import View
@@ -31,7 +32,7 @@ ENTROPY = [
 def view(params: DecodingParams, logits: torch.Tensor = LOGITS, seed: int = 0) -> View:
     """What the sampler sees of these rows; a fifth column is the mask token's."""
     offsets = np.arange(len(logits))
-    question = Question(params, offsets[None], np.array([step_key(seed, 0)]))
+    question = Question(params, offsets[None], np.array([step_key(seed, 0)]), offsets[None])
     (answer,) = read(torch.nn.functional.pad(logits, (0, 1)), [question], mask_id=4)
     return View(answer.readings[0], offsets)
 
@@ -51,7 +52,7 @@ def test_row_statistics_are_those_of_the_definition():
 
 def test_a_forbidden_token_is_as_if_it_were_not_in_the_vocabulary():
     logits = torch.cat([LOGITS, torch.full((3, 1), 50.0)], -1)
-    statistics = row_statistics(adjust_logits(logits, 4, (), 0.0))
+    statistics = row_statistics(adjust_logits(logits, 4, DecodingParams()))
     torch.testing.assert_close(statistics.entropy, torch.tensor(ENTROPY), atol=1e-5, rtol=0)
     assert statistics.top_token.tolist() == [0, 0, 0]
 

@@ -62,7 +62,7 @@ def complete(client, *args, **kwargs) -> str:
 
 
 def infogain_report(response) -> dict:
-    return response.kv_transfer_params["infogain"]
+    return response.choices[0].infogain
 
 
 def together(url: str, requests: list[dict]) -> list:
@@ -199,7 +199,10 @@ def test_the_report_comes_with_the_response(client):
         "forwards",
         "refreshes",
         "rows",
+        "canvas_positions",
+        "candidate_rows",
         "candidates",
+        "written",
         "bypassed_steps",
         "cumulative_entropy",
     }

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponseChoice
+from vllm.entrypoints.openai.completion.protocol import CompletionResponseChoice
 from vllm.model_executor.model_loader import BaseModelLoader
+from vllm.outputs import CompletionOutput
 from vllm.platforms import current_platform
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.core.block_pool import BlockPool
@@ -200,6 +203,55 @@ def test_the_functions_our_patches_wrap_still_have_their_seams():
         "process_inputs returns the complete request, which the check reads"
     )
     assert isinstance(vars(compat.EngineArgs)["add_cli_args"], staticmethod), "the flag is added by wrapping it"
+
+
+def test_the_front_end_still_makes_outputs_where_reports_join_them():
+    taken = "new_token_ids pooling_output finish_reason stop_reason kv_transfer_params".split()
+    assert parameters(compat.RequestState.make_request_output)[1:6] == taken, (
+        "what the scheduler says of a sample is taken from these arguments"
+    )
+    calls = {ast.unparse(node.func) for node in ast.walk(parsed(inspect.unwrap(compat.RequestState.make_request_output)))
+             if isinstance(node, ast.Call)}  # fmt: skip
+    assert "self._new_completion_output" in calls, "reports are attached to the outputs it makes"
+    output = CompletionOutput(0, "", [], None, None)
+    output.infogain = 1
+    assert output.infogain == 1, "the report hangs on the output as an attribute"
+
+
+def test_the_server_still_makes_responses_where_reports_and_steps_join_them():
+    completion, chat = compat.OpenAIServingCompletion, compat.OpenAIServingChat
+    wrapped = {
+        completion.request_output_to_completion_response: "self final_res_batch",
+        completion.completion_stream_generator:
+            "self request engine_inputs result_generator request_id created_time model_name num_prompts tokenizer",
+        chat.chat_completion_full_generator: "self request result_generator",
+        chat.chat_completion_stream_generator:
+            "self request result_generator request_id model_name conversation tokenizer",
+        compat.SimpleContext.append_output: "self output",
+        compat.OpenAIServingResponses._generate_with_builtin_tools: "self request_id engine_input sampling_params",
+    }  # fmt: skip
+    for function, names in wrapped.items():
+        given = parameters(function)[: len(names.split())]
+        assert given == names.split(), f"our wrap of {function.__qualname__} reads these arguments"
+    for generator in (completion.completion_stream_generator, chat.chat_completion_stream_generator):
+        assert inspect.isasyncgenfunction(inspect.unwrap(generator)), "streams are watched as async generators"
+    for choice in (CompletionResponseChoice, ChatCompletionResponseChoice):
+        assert choice.model_config["extra"] == "allow", "a report is an extra field of a choice"
+    call = next(
+        node
+        for node in ast.walk(parsed(inspect.unwrap(completion._create_completion)))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "self.completion_stream_generator"
+    )
+    assert {"tokenizer"} <= {keyword.arg for keyword in call.keywords}, "our wrap takes the tokenizer by name"
+
+
+def test_responses_are_still_generated_by_a_call_before_their_stream_starts():
+    body = parsed(inspect.unwrap(compat.OpenAIServingResponses._create_responses))
+    calls = [ast.unparse(node.func) for node in ast.walk(body) if isinstance(node, ast.Call)]
+    assert "self._generate_with_builtin_tools" in calls, "our check of a streamed response runs at this call"
+    assert inspect.isasyncgenfunction(inspect.unwrap(compat.AsyncLLM.generate)), (
+        "the check asks the engine for a generator that it never reads: nothing may be submitted by that"
+    )
 
 
 def test_sampling_params_take_the_attribute_that_carries_the_clients_canvas():

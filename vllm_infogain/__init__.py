@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from vllm_infogain.params import DecodingParams, ParameterError
+from vllm_infogain.params import DecodingParams
 from vllm_infogain.standalone import InfoGainSampler
+from vllm_infogain.values import ParameterError
 
 __all__ = ["DecodingParams", "InfoGainSampler", "ParameterError", "engine_args", "load_llm", "report"]
 __version__ = "0.1.0"
@@ -32,15 +33,22 @@ def load_llm(model: str | None = None, **overrides: Any):
 
 
 def report(output: Any) -> dict[str, Any]:
-    """How a finished `vllm.RequestOutput` was decoded: steps, forwards, refreshes (forwards that computed kept keys and
-    values anew), rows, candidates, bypassed_steps, cumulative_entropy (nats) and, if the request asked for it with
-    `return_trajectory`, every step.
+    """How a `vllm.RequestOutput` (its first sample) or a `vllm.CompletionOutput` (that sample) was decoded.
 
-    With `n` > 1 it is that of the last of the request's samples to finish.
+    Returns:
+        steps, forwards, refreshes (forwards that computed kept keys and values anew), rows, canvas_positions and
+        candidate_rows (those of the rows that lie on the canvas, that look-ahead computed), candidates, written
+        (positions), bypassed_steps, cumulative_entropy (nats); of an output that is not finished, so far. If the request
+        asked for it with `return_trajectory`, also `trajectory` (every step) and `decode_order` (for each place of the
+        canvas the step it was written at, None for text that stood there).
 
     Raises:
-        ValueError: there is none; vLLM's front end ends a request at a stop string before the engine reports.
+        ValueError: there is none: the engine is not of this package, or the request ended before its first step.
     """
-    if not output.kv_transfer_params:
-        raise ValueError(f"request {output.request_id} has no report: a stop string ended it, or it is not finished")
-    return output.kv_transfer_params["infogain"]
+    sample = output.outputs[0] if hasattr(output, "outputs") else output
+    if not hasattr(sample, "infogain"):
+        raise ValueError(
+            f"no report in {sample!r}: it ended before its first step, or comes of another engine; "
+            "make yours with LLM(model, **vllm_infogain.engine_args())"
+        )
+    return sample.infogain.report

@@ -1,33 +1,47 @@
 """What is let in: a request is checked whole before it reaches the engine, so that nothing else can be harmed by it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from vllm_infogain.constraints import Constraints
 from vllm_infogain.engine.compat import SamplingParams, VllmConfig, VLLMValidationError, cdiv
+from vllm_infogain.infill import check_infill
 from vllm_infogain.model_executors import EXECUTORS
-from vllm_infogain.params import DecodingParams, ParameterError, parse_params
+from vllm_infogain.params import DecodingParams, parse_params
 from vllm_infogain.plugin import WORKER, is_active
 from vllm_infogain.sampling.frequencies import load_log_frequencies
 from vllm_infogain.settings import parse_settings
+from vllm_infogain.values import ParameterError
 
 # Fields of SamplingParams that are honoured, here or by vLLM's own output processor. Any other field must keep its
 # default: what cannot be honoured is refused, never ignored.
 HONOURED = frozenset({
     "n", "temperature", "top_k", "top_p", "seed", "max_tokens", "ignore_eos", "stop", "stop_token_ids",
     "include_stop_str_in_output", "detokenize", "skip_special_tokens", "spaces_between_special_tokens",
-    "output_kind", "stream_interval", "extra_args",
+    "output_kind", "stream_interval", "extra_args", "min_p", "min_tokens", "allowed_token_ids", "logit_bias",
+    "bad_words", "logprobs", "logprob_token_ids", "flat_logprobs", "structured_outputs",
 })  # fmt: skip
 # Fields that vLLM fills in by itself and that mean nothing here.
-INTERNAL = frozenset({"skip_clone", "output_text_buffer_length", "skip_reading_prefix_cache", "flat_logprobs"})
-NEUTRAL = {"watermarking": (None, False), "bad_words": (None, []), "logit_bias": (None, {})}
+INTERNAL = frozenset({"skip_clone", "output_text_buffer_length", "skip_reading_prefix_cache"})
+NEUTRAL = {"watermarking": (None, False)}
 
 
 class RequestError(VLLMValidationError, ValueError):
     """A refused request: HTTP 400 to vLLM's server, a ValueError to everybody else."""
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn a ParameterError into what vLLM's server answers with HTTP 400."""
+    try:
+        yield
+    except ParameterError as error:
+        raise RequestError(str(error), parameter=error.parameter) from None
 
 
 def background_log_frequencies(vllm_config: VllmConfig) -> np.ndarray | None:
@@ -73,11 +87,43 @@ def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_confi
         canvas_length=sampling_params.max_tokens,
         top_k=sampling_params.top_k,
         top_p=sampling_params.top_p,
+        min_p=sampling_params.min_p,
+        logprobs=sampling_params.num_logprobs,
+        logprob_token_ids=tuple(sampling_params.logprob_token_ids or ()),
+        constraints=Constraints(
+            allowed_ids=tuple(sorted(set(sampling_params.allowed_token_ids or ()))),
+            logit_bias=tuple(sorted((sampling_params.logit_bias or {}).items())),
+            banned=tuple(map(tuple, sampling_params.bad_words_token_ids or ())),
+            min_tokens=sampling_params.min_tokens,
+        ),
+        is_structured=sampling_params.structured_outputs is not None,
         stop_ids=tuple(sorted(stop_ids)),
         eos_ids=tuple(sorted(eos_ids)),
         block_causal_size=block_causal_size(vllm_config),
         shift=logits_shift(vllm_config),
     )
+
+
+def given_canvas(params: SamplingParams) -> int | None:
+    """`max_tokens`, if the request gives it itself; where that cannot be told, vLLM's default counts as not given."""
+    if hasattr(params, "given_canvas"):  # over HTTP
+        return params.given_canvas
+    return None if params.max_tokens == SamplingParams().max_tokens else params.max_tokens
+
+
+def check_server_limit(canvas: int, vllm_config: VllmConfig) -> None:
+    """Refuse a canvas longer than what the server's generation config lets HTTP requests have.
+
+    Raises:
+        RequestError: names the limit.
+    """
+    config = vllm_config.model_config
+    if config.generation_config in ("auto", "vllm"):
+        limit = config.override_generation_config.get("max_new_tokens")
+    else:
+        limit = config.get_diff_sampling_param().get("max_tokens")
+    if limit is not None and canvas > limit:
+        raise RequestError(f"max_tokens={canvas}: this server's limit is {limit}; fill less", parameter="max_tokens")
 
 
 def can_cache_prefixes(vllm_config: VllmConfig) -> bool:
@@ -170,45 +216,58 @@ def check_request(
     Raises:
         RequestError (a ValueError; HTTP 400): names the parameter, its value and the remedy.
     """
-    try:
+    with refusing():
         if not isinstance(params, SamplingParams):
             raise ParameterError("task", "pooling", "a masked diffusion model only generates; use LLM.generate")
         if lora_request is not None:
             raise ParameterError("lora_request", lora_request.lora_name, "LoRA is not supported; leave it out")
         _check_sampling_fields(params)
         decoding = decoding_params("", params, vllm_config)
-        _check_prompt(prompt, requested_canvas or params.max_tokens or 0, vllm_config)
-        _check_kept_states(decoding, len(prompt or ()) + decoding.canvas_length, vllm_config)
+        canvas = requested_canvas or params.max_tokens or 0
+        _check_prompt(prompt, canvas, len(decoding.suffix_token_ids), vllm_config)
+        config = vllm_config.model_config
+        decoding.constraints.check(config.get_vocab_size(), config.hf_config.mask_token_id, decoding.stop_ids)
+        check_infill(decoding, params.stop or (), config.hf_config.mask_token_id, config.get_vocab_size())
+        _check_rows(params.n, decoding, len(prompt or ()), vllm_config)
+        _check_kept_states(decoding, decoding.length(len(prompt or ())), vllm_config)
         if requested_canvas and params.max_tokens and requested_canvas > params.max_tokens:
             raise ParameterError(
                 "max_tokens", requested_canvas, f"this server's limit is {params.max_tokens}; give at most that"
             )
         if is_resumable:
             raise ParameterError("resumable", True, "a prompt cannot be streamed in; give it whole")
-    except ParameterError as error:
-        raise RequestError(str(error), parameter=error.parameter) from None
 
 
-def _check_prompt(prompt: Sequence[int] | None, canvas: int, vllm_config: VllmConfig) -> None:
+def _check_prompt(prompt: Sequence[int] | None, canvas: int, suffix: int, vllm_config: VllmConfig) -> None:
     limit = vllm_config.model_config.max_model_len
     if not prompt:
         raise ParameterError("prompt", prompt, "give at least one token, as text or token ids")
-    if len(prompt) + canvas > limit:
+    if len(prompt) + canvas + suffix > limit:
+        behind = f" + suffix ({suffix} tokens)" if suffix else ""
         raise ParameterError(
             "max_tokens", canvas,
-            f"prompt ({len(prompt)} tokens) + canvas must fit the model length of {limit}: "
-            f"give at most {limit - len(prompt)}, or shorten the prompt",
+            f"prompt ({len(prompt)} tokens) + canvas{behind} must fit the model length of {limit}: "
+            f"give at most {limit - len(prompt) - suffix}, or shorten the prompt",
         )  # fmt: skip
     vocabulary = vllm_config.model_config.get_vocab_size()
     if not 0 <= min(prompt) <= max(prompt) < vocabulary:
         raise ParameterError(
             "prompt", [min(prompt), max(prompt)], f"outside the vocabulary; give token ids from 0 to {vocabulary - 1}"
         )
-    mask_id = vllm_config.model_config.hf_config.mask_token_id
-    if mask_id in prompt:
+
+
+def _check_rows(samples: int, params: DecodingParams, prompt_length: int, vllm_config: VllmConfig) -> None:
+    """No single request may take the server down: what its candidates hold at once grows with rows."""
+    limit = parse_settings(vllm_config.additional_config)[0].request_rows
+    window = min(params.window(prompt_length), params.length(prompt_length))
+    rows = samples * params.most_sequences * window
+    if rows > limit:
+        name = {"beam": "beam_width", "best_of_n": "num_generations"}.get(params.sampler, "num_candidates")
+        name = "n" if samples > params.most_sequences else name
         raise ParameterError(
-            "prompt", f"token {mask_id} at position {list(prompt).index(mask_id)}",
-            "the prompt holds the mask token; the canvas follows the prompt, its length is max_tokens",
+            name, samples if name == "n" else getattr(params, name),
+            f"{samples} sample(s) of {params.most_sequences} sequences that differ in {window} positions are {rows} rows, "
+            f"and this server's request_rows is {limit}; give fewer, or cache='dual' and a shorter block_length",
         )  # fmt: skip
 
 

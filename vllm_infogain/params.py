@@ -4,10 +4,12 @@ Everything downstream (scheduler, worker, sampler) reads `DecodingParams` and ap
 This module imports neither torch nor vLLM.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+from vllm_infogain.constraints import Constraints
+from vllm_infogain.values import ParameterError, choice, integer, knob, number, switch, whole_numbers
 
 LOOKAHEAD_SAMPLERS = ("info_gain", "lookum", "beam")
 # Write a number of positions that the schedule gives, the best by a score.
@@ -18,62 +20,6 @@ SAMPLERS = (*LOOKAHEAD_SAMPLERS, *SCORE_SAMPLERS, *ADAPTIVE_SAMPLERS, "best_of_n
 POSITION_SCORES = ("sampled", "confidence", "entropy", "margin")
 MAX_CANDIDATES = 64
 MAX_SEQUENCES = 256  # of one request at once: num_candidates x beam_width, or num_generations
-
-
-class ParameterError(ValueError):
-    """A request parameter that cannot be served: which one, its value, and what to do about it."""
-
-    def __init__(self, parameter: str, value: Any, remedy: str) -> None:
-        super().__init__(f"{parameter}={value!r}: {remedy}")
-        self.parameter = parameter
-        self.value = value
-
-
-def integer(low: int, high: int | None = None) -> Callable[[str, Any], int]:
-    span = f"from {low} to {high}" if high is not None else f"of {low} or more"
-
-    def parse(name: str, value: Any) -> int:
-        # JSON has one kind of number: 4.0 is as good as 4.
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-            raise ParameterError(name, value, f"give a whole number {span}")
-        return value
-
-    return parse
-
-
-def number(low: float, high: float = math.inf) -> Callable[[str, Any], float]:
-    span = f"from {low:g} to {high:g}" if high < math.inf else f"of {low:g} or more"
-
-    def parse(name: str, value: Any) -> float:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not low <= value <= high:
-            raise ParameterError(name, value, f"give a finite number {span}")
-        return float(value)
-
-    return parse
-
-
-def choice(*options: str) -> Callable[[str, Any], str]:
-    def parse(name: str, value: Any) -> str:
-        if value not in options:
-            raise ParameterError(name, value, f"give one of {', '.join(options)}")
-        return value
-
-    return parse
-
-
-def switch(name: str, value: Any) -> bool:
-    # Over HTTP a boolean arrives as 0 or 1.
-    if not isinstance(value, bool | int | float) or value not in (0, 1):
-        raise ParameterError(name, value, "give true or false")
-    return bool(value)
-
-
-def knob(default: Any, parse: Callable[[str, Any], Any]) -> Any:
-    """A field that a request may set by its name in `extra_args` / `vllm_xargs`."""
-    return field(default=default, metadata={"parse": parse})
 
 
 @dataclass(frozen=True)
@@ -108,14 +54,24 @@ class DecodingParams:
     # Keys and values of models with full attention: what is computed anew in every forward.
     cache: str = knob("none", choice("none", "prefix", "dual"))  # none: everything (exact); see sampling/extent.py
     cache_refresh: int = knob(0, integer(0))  # steps between two full forwards inside a block; 0: one per block
+    # Infilling: what the canvas holds from the start; see infill.py.
+    diffusion_seed_canvas: tuple[int, ...] | None = knob(None, whole_numbers)  # [canvas] token ids
+    diffusion_pinned: tuple[int, ...] | None = knob(None, whole_numbers)  # its places that are kept; None: all it fills
+    suffix_token_ids: tuple[int, ...] = knob((), whole_numbers)  # text behind the canvas: read, never returned
     # Tokens and output.
     eos_penalty: float = knob(0.0, number(0))  # subtracted once from the logit of every EOS token
     return_trajectory: bool = knob(False, switch)  # report every step
+    stream_mode: str = knob("block", choice("block", "canvas"))  # what a stream holds: finished blocks, or every step
 
     # Taken from vLLM's own SamplingParams, and from the model.
     temperature: float = 1.0  # tau_token; 0: the most likely token
     top_k: int = 0  # 0: all tokens
     top_p: float = 1.0
+    min_p: float = 0.0
+    logprobs: int | None = None  # alternatives reported beside each written token; None: no log-probabilities
+    logprob_token_ids: tuple[int, ...] = ()  # these are the alternatives, not the most likely ones
+    constraints: Constraints = field(default_factory=Constraints)
+    is_structured: bool = False  # the canvas must match a grammar
     seed: int = 0
     canvas_length: int = 16  # max_tokens
     stop_ids: tuple[int, ...] = ()  # tokens after which the rest of the canvas is dropped
@@ -146,17 +102,30 @@ class DecodingParams:
         return self.num_candidates * (self.beam_width if self.sampler == "beam" else 1)
 
     @property
+    def writes_one(self) -> bool:
+        """Whether a step may write one position only: what is allowed at one depends on what is written at others."""
+        return self.is_structured or bool(self.constraints.banned_words)
+
+    @property
+    def keeps_steps(self) -> bool:
+        return self.return_trajectory or self.stream_mode == "canvas"
+
+    @property
     def is_cached(self) -> bool:
         """Whether keys and values outlive a forward."""
         return self.block_causal or self.cache != "none"
+
+    def length(self, prompt_length: int) -> int:
+        """Positions of one sequence: prompt, canvas and suffix."""
+        return prompt_length + self.canvas_length + len(self.suffix_token_ids)
 
     def window(self, prompt_length: int) -> int:
         """The most positions in which the candidates of one state can have K/V of their own."""
         if self.block_causal:
             return self.block_length
         block = self.block_length or self.canvas_length
-        whole = prompt_length + self.canvas_length
-        behind = {"none": whole, "prefix": self.canvas_length, "dual": min(block, self.canvas_length)}[self.cache]
+        whole = self.length(prompt_length)
+        behind = {"none": whole, "prefix": whole - prompt_length, "dual": min(block, self.canvas_length)}[self.cache]
         return behind + self.shift  # the row that the block's first position is read off lies before it
 
     @property
@@ -168,7 +137,7 @@ class DecodingParams:
 
 
 PARSERS: dict[str, Callable[[str, Any], Any]] = {
-    field.name: field.metadata["parse"] for field in fields(DecodingParams) if field.metadata
+    one.name: one.metadata["parse"] for one in fields(DecodingParams) if one.metadata
 }
 
 
@@ -189,47 +158,47 @@ def parse_params(
     *,
     defaults: Mapping[str, Any],
     temperature: float,
-    seed: int,
     canvas_length: int,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    stop_ids: tuple[int, ...] = (),
-    eos_ids: tuple[int, ...] = (),
-    absolute_blocks: bool = False,
     block_causal_size: int = 0,
-    shift: int = 0,
+    absolute_blocks: bool = False,
+    **own: Any,
 ) -> DecodingParams:
     """One request's record: its own keys over the server's defaults over the fields' defaults.
 
     Args:
+        given, defaults: the request's knobs and the server's.
+        temperature, canvas_length: checked here; vLLM's `temperature` and `max_tokens`.
         block_causal_size: positions per block of a model whose attention is causal over blocks, else 0.
-        shift: rows of the logits by which the one that predicts a position lies before it, 0 or 1.
+        own: the record's other fields that are no knobs.
 
     Raises:
         ParameterError: for an unknown key, a value out of range, or values that do not go together.
     """
-    assert not (shift and block_causal_size), "the row before a block is of the block before: no family does both"
+    assert not (own.get("shift") and block_causal_size), "the row before a block is of the block before"
     knobs = {**parse_knobs(defaults), **parse_knobs(given)}
     if block_causal_size:
         check_block_causal(knobs, block_causal_size)
         knobs["block_length"] = block_causal_size
+    own["top_k"] = max(0, integer(-1)("top_k", own.get("top_k", 0)))  # vLLM's -1, too, means all tokens
+    own["top_p"] = number(0, 1)("top_p", own.get("top_p", 1.0))
     params = DecodingParams(
         **knobs,
+        **own,
         temperature=number(0)("temperature", temperature),
-        top_k=max(0, integer(-1)("top_k", top_k)),  # vLLM's -1, too, means all tokens
-        top_p=number(0, 1)("top_p", top_p),
-        seed=seed,
         canvas_length=integer(1)("max_tokens", canvas_length),
-        stop_ids=stop_ids,
-        eos_ids=eos_ids,
         absolute_blocks=absolute_blocks or block_causal_size > 0,
         block_causal=block_causal_size > 0,
-        shift=shift,
     )
     if "block_length" in given and not block_causal_size and params.block_length > canvas_length:
         raise ParameterError(
             "block_length", params.block_length, f"give at most max_tokens={canvas_length}, or 0 for the whole canvas"
         )
+    check_together(params)
+    return params
+
+
+def check_together(params: DecodingParams) -> None:
+    """Refuse values that do not go together, each of which is fine by itself."""
     if params.schedule != "fixed" and params.steps is None:
         raise ParameterError("steps", None, f"schedule={params.schedule!r} needs the number of steps; give 1 or more")
     if params.most_sequences > MAX_SEQUENCES:
@@ -249,13 +218,25 @@ def parse_params(
         )  # fmt: skip
     if params.top_p == 0:
         raise ParameterError("top_p", 0, "give a number above 0, up to 1")
-    return params
+    if params.stream_mode == "canvas" and params.sampler in ("beam", "best_of_n"):
+        raise ParameterError(
+            "stream_mode", "canvas", f"nothing that sampler={params.sampler!r} writes is sure to stay; give 'block'"
+        )
+    if params.writes_one:
+        reason = "structured output and banned words of several tokens allow one position per step"
+        if params.sampler in ADAPTIVE_SAMPLERS:
+            raise ParameterError("sampler", params.sampler, f"{reason}, and it writes several; give another")
+        if params.schedule != "fixed":
+            raise ParameterError("schedule", params.schedule, f"{reason}; give 'fixed'")
+        if params.tokens_per_step > 1:
+            raise ParameterError("tokens_per_step", params.tokens_per_step, f"{reason}; give 1")
 
 
 def check_block_causal(knobs: Mapping[str, Any], size: int) -> None:
     """Refuse what has no meaning for a model whose blocks of `size` attend to nothing behind them."""
-    for name, fitting in (("block_length", size), ("cache", "none"), ("uncertainty_scope", "block")):
-        if knobs.get(name, fitting) != fitting:
+    fitting = {"block_length": size, "cache": "none", "uncertainty_scope": "block", "suffix_token_ids": ()}
+    for name, value in fitting.items():
+        if knobs.get(name, value) != value:
             raise ParameterError(
-                name, knobs[name], f"the model attends block by block, {size} positions each; give {fitting!r}"
+                name, knobs[name], f"the model attends block by block, {size} positions each; give {value!r}"
             )

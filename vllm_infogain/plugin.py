@@ -1,7 +1,7 @@
 """Entry point of the vLLM plugin: `register()` runs in every vLLM process, and changes nothing until it is asked for.
 
-What it adds: our architectures in vLLM's model registry, the flag `--plugin infogain`, and a check at admission that
-acts only on engines whose scheduler is ours.
+What it adds: our architectures in vLLM's model registry, the flag `--plugin infogain`, and a check at admission and
+metrics, which act only on engines whose scheduler is ours.
 """
 
 import importlib
@@ -24,7 +24,15 @@ def register() -> None:
     from vllm import ModelRegistry
 
     from vllm_infogain.model_executors import CONFIGS, EXECUTORS
-    from vllm_infogain.patches import admission_check, plugin_flag
+    from vllm_infogain.patches import (
+        admission_check,
+        infilling,
+        openai_choices,
+        plugin_flag,
+        progress,
+        responses_check,
+        stat_logger,
+    )
 
     for model_type, (module, name) in CONFIGS.items():
         AutoConfig.register(model_type, getattr(importlib.import_module(module), name), exist_ok=True)
@@ -33,6 +41,11 @@ def register() -> None:
             ModelRegistry.register_model(architecture, executor)
     plugin_flag.apply()
     admission_check.apply()
+    infilling.apply()
+    stat_logger.apply()
+    progress.apply()
+    openai_choices.apply()
+    responses_check.apply()
 
 
 def check_vllm_version(version: str) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vllm_infogain.params import ParameterError, integer, knob, parse_knobs
+from vllm_infogain.params import parse_knobs
+from vllm_infogain.values import ParameterError, integer, knob, number
 
 
 def path(name: str, value: Any) -> str:
@@ -25,6 +26,11 @@ class Settings:
     scratch_pages: int = knob(0, integer(0))
     # MiB of logits that exist at once, per worker; further rows follow in turns. 0: 32 on the CPU, 1024 elsewhere.
     logits_mib: int = knob(0, integer(0))
+    # Safety: the most rows, candidates x positions in which they can differ, that one request (its `n` samples
+    # together) may ask for at once, and that all running requests may; beyond it the former is refused, others wait.
+    request_rows: int = knob(1 << 18, integer(1))
+    server_rows: int = knob(1 << 20, integer(1))
+    request_timeout: float = knob(0.0, number(0))  # seconds from arrival after which a request is ended; 0: never
     background_frequencies: str | None = knob(None, path)  # a file, for the sampler `pc`
 
 

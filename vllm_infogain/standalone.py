@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vllm_infogain.params import ParameterError, parse_params
+from vllm_infogain.params import parse_params
 from vllm_infogain.sampling import Decoder, make_decoder
 from vllm_infogain.sampling.decoder import Report
 from vllm_infogain.sampling.reading import read
+from vllm_infogain.values import ParameterError
 
 # (model, input_ids [n, length]) -> logits [n, length, vocab] whose row i predicts position i
 Adapter = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -147,7 +148,7 @@ class InfoGainSampler:
         while any(decoder.pending is not None for decoder in decoders):
             self._step(decoders)
             for finished, decoder in zip(tokens, decoders, strict=True):
-                finished += decoder.take_finished()
+                finished += decoder.take_final().tokens
         return [self._result(finished, decoder) for finished, decoder in zip(tokens, decoders, strict=True)]
 
     def _prompts(self, input_ids: Any) -> list[list[int]]:

@@ -12,11 +12,14 @@ CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))  # newline and printable A
 VOCAB = {token: index for index, token in enumerate((*SPECIALS, *CHARACTERS))}
 MAX_LENGTH = 64  # tokens: prompt, its two special tokens, and canvas
 
-# Only the last message is rendered: the model knows single questions, no dialogue.
+# Only the last question is rendered: the model knows single questions, no dialogue. An answer behind it is one to be
+# completed.
 CHAT_TEMPLATE = (
-    "{% if messages[-1]['role'] != 'user' %}"
+    "{% set answer = messages[-1] if messages[-1]['role'] == 'assistant' and not add_generation_prompt else none %}"
+    "{% set question = messages[-2] if answer else messages[-1] %}"
+    "{% if not question or question['role'] != 'user' %}"
     "{{ raise_exception('infogain-tiny answers a last message of role user') }}"
-    "{% endif %}" + BOS + "{{ messages[-1]['content'] }}" + ANSWER
+    "{% endif %}" + BOS + "{{ question['content'] }}" + ANSWER + "{% if answer %}{{ answer['content'] }}{% endif %}"
 )
 
 

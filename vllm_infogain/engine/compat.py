@@ -8,13 +8,23 @@ from vllm.config import CUDAGraphMode, VllmConfig, set_current_vllm_config
 from vllm.distributed.parallel_state import graph_capture
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+from vllm.entrypoints.openai.responses.context import SimpleContext
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
+from vllm.entrypoints.serve.engine.serving import BaseServing
 from vllm.exceptions import VLLMValidationError
 from vllm.forward_context import BatchDescriptor, set_forward_context
 from vllm.model_executor.model_loader import get_model_loader
 from vllm.platforms import current_platform
-from vllm.sampling_params import SamplingParams
+from vllm.renderers import BaseRenderer
+from vllm.renderers.hf import HfRenderer
+from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.tokenizers import cached_tokenizer_from_config
+from vllm.tracing import instrument_manual
 from vllm.utils.gc_utils import freeze_gc_for_cudagraph_capture
 from vllm.utils.math_utils import cdiv
 from vllm.v1.attention.backends.utils import PAD_SLOT_ID
@@ -22,12 +32,23 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.cudagraph_dispatcher import CudagraphDispatcher
-from vllm.v1.engine import EngineCoreEventType
+from vllm.v1.engine import EngineCoreEventType, EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.input_processor import InputProcessor
+from vllm.v1.engine.output_processor import RequestState
 from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.metrics.loggers import AggregateStatLoggerBase, StatLoggerManager
+from vllm.v1.metrics.stats import SchedulerStats
+from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
+from vllm.v1.structured_output.backend_types import (
+    StructuredOutputBackend,
+    StructuredOutputGrammar,
+    StructuredOutputOptions,
+)
+from vllm.v1.structured_output.request import get_structured_output_key
+from vllm.v1.structured_output.utils import _reduced_vocabulary as reduced_vocabulary
+from vllm.v1.structured_output.utils import compile_regex_with_timeout
 from vllm.v1.worker.gpu.attn_utils import (
     build_attn_metadata,
     build_slot_mappings_by_layer,
@@ -38,7 +59,10 @@ from vllm.v1.worker.gpu.attn_utils import (
 
 __all__ = [
     "PAD_SLOT_ID",
+    "AggregateStatLoggerBase",
     "AsyncLLM",
+    "BaseRenderer",
+    "BaseServing",
     "BatchDescriptor",
     "CUDAGraphMode",
     "ChatCompletionRequest",
@@ -46,30 +70,52 @@ __all__ = [
     "CudagraphDispatcher",
     "EngineArgs",
     "EngineCoreEventType",
+    "EngineCoreOutput",
+    "EngineCoreOutputs",
+    "FinishReason",
+    "HfRenderer",
     "InputProcessor",
     "KVCacheConfig",
     "KVCacheSpec",
+    "LogprobsLists",
     "ModelRunnerOutput",
     "NewRequestData",
+    "OpenAIServingChat",
+    "OpenAIServingCompletion",
+    "OpenAIServingResponses",
     "PauseState",
     "Request",
+    "RequestOutputKind",
+    "RequestState",
     "RequestStatus",
     "ResponsesRequest",
     "SamplingParams",
     "Scheduler",
     "SchedulerOutput",
+    "SchedulerStats",
+    "SimpleContext",
+    "StatLoggerManager",
+    "StructuredOutputBackend",
+    "StructuredOutputGrammar",
+    "StructuredOutputOptions",
     "VLLMValidationError",
     "VllmConfig",
     "build_attn_metadata",
     "build_slot_mappings_by_layer",
+    "cached_tokenizer_from_config",
     "cdiv",
+    "compile_regex_with_timeout",
     "current_platform",
     "freeze_gc_for_cudagraph_capture",
     "get_kv_cache_spec",
     "get_model_loader",
+    "get_structured_output_key",
     "graph_capture",
     "init_attn_backend",
     "init_kv_cache",
+    "instrument_manual",
+    "parse_model_prompt",
+    "reduced_vocabulary",
     "set_cudagraph_capturing_enabled",
     "set_current_vllm_config",
     "set_forward_context",

@@ -37,9 +37,26 @@ class StepPlan(SchedulerOutput):
     row_budget: int = 0  # of each of them
 
 
+@dataclass(frozen=True)
+class StepFigures:
+    """What the decoders of one step did, summed over its requests. Set by the runner's `Meter`."""
+
+    started: int = 0  # ns since the epoch
+    ended: int = 0
+    requests: int = 0
+    batches: int = 0  # forwards of the model, each for all requests
+    recomputed_rows: int = 0  # of kept states that preemptions lost; not among the rows of `counts`
+    counts: dict[str, int] = field(default_factory=dict)  # by the names of `Report`
+    seconds: dict[str, float] = field(default_factory=dict)  # by phase
+    objectives: tuple[float, ...] = ()  # J of the candidate taken, of each step that compared some
+    token_entropies: tuple[float, ...] = ()  # nats per position written, of each request whose canvas got full
+
+
 @dataclass
 class StepResult(ModelRunnerOutput):
     """vLLM's runner output plus what the scheduler needs to plan the next step. Set by the runner."""
 
     demands: dict[str, Demand] = field(default_factory=dict)
-    reports: dict[str, dict[str, Any]] = field(default_factory=dict)  # only where a block finished
+    # What the front end is told of requests: `report`, and where a client watches, the new `steps`; see progress.py.
+    messages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    figures: StepFigures = field(default_factory=StepFigures)

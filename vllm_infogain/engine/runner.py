@@ -26,13 +26,17 @@ from vllm_infogain.engine.compat import (
 )
 from vllm_infogain.engine.graphs import PiecewiseGraphs
 from vllm_infogain.engine.layout import layout
+from vllm_infogain.engine.meter import NOTHING_COUNTED, Counted, Meter, timed
 from vllm_infogain.engine.records import Demand, GroupPlan, StepPlan, StepResult
+from vllm_infogain.engine.results import step_result
 from vllm_infogain.engine.weights import load_model
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling import make_decoder
 from vllm_infogain.sampling.decoder import Decoder, Pending
-from vllm_infogain.sampling.reading import Answer, Question, read
+from vllm_infogain.sampling.question import Answer, Question
+from vllm_infogain.sampling.reading import read
 from vllm_infogain.sampling.rows import row_statistics
+from vllm_infogain.sampling.track import Final
 from vllm_infogain.settings import parse_settings
 
 
@@ -42,6 +46,7 @@ class Running:
 
     decoder: Decoder
     kept: Pending | None = None  # the sequences of the last refresh, whose K/V its pages hold
+    counted: Counted = NOTHING_COUNTED  # the meter's
 
 
 class InfoGainRunner:
@@ -59,6 +64,7 @@ class InfoGainRunner:
         self.logit_rows = max(1, (mib << 18) // vllm_config.model_config.get_vocab_size())  # that exist at once, fp32
         self.log_frequencies = background_log_frequencies(vllm_config)
         self.requests: dict[str, Running] = {}
+        self.meter = Meter()
         self.model: Any  # vLLM's model interface over nn.Module
         self.kv_caches: list[torch.Tensor] = []
         self.model_memory_usage = 0
@@ -68,27 +74,23 @@ class InfoGainRunner:
 
     def execute_model(self, plan: StepPlan, intermediate_tensors: object = None) -> StepResult:
         """Evaluate the planned groups, and go on while the plan's pages and rows allow it and nobody has finished."""
+        self.meter.start()
         self._update_requests(plan)
-        ids = list(plan.groups)
-        result = StepResult(
-            req_ids=ids,
-            req_id_to_index={request_id: index for index, request_id in enumerate(ids)},
-            sampled_token_ids=[[] for _ in ids],
-        )
+        running = {request_id: self.requests[request_id] for request_id in plan.groups}
+        finals = {request_id: Final([], []) for request_id in running}
+        demands: dict[str, Demand] = {}
         groups = plan.groups
         for _ in range(plan.forwards):
             if not groups:
                 break
             self._evaluate(groups)
-            for tokens, request_id in zip(result.sampled_token_ids, ids, strict=True):
-                tokens += self.requests[request_id].decoder.take_finished()
-            groups = self._next_groups(plan)
-        for tokens, request_id in zip(result.sampled_token_ids, ids, strict=True):
-            running = self.requests[request_id]
-            result.demands[request_id] = self._demand(running)
-            if tokens:
-                decoder = running.decoder
-                result.reports[request_id] = decoder.report.to_dict(decoder.params.return_trajectory)
+            for request_id, final in finals.items():
+                final.extend(running[request_id].decoder.take_final())
+            demands = {request_id: self._demand(request) for request_id, request in running.items()}
+            groups = self._next_groups(plan, demands)
+        decoders = {request_id: request.decoder for request_id, request in running.items()}
+        result = step_result(decoders, finals, demands)
+        result.figures = self.meter.take(plan, running)
         return result
 
     def _update_requests(self, plan: StepPlan) -> None:
@@ -106,6 +108,7 @@ class InfoGainRunner:
 
     def _evaluate(self, groups: dict[str, GroupPlan]) -> None:
         """One forward of all groups. Afterwards every decoder knows what it wants next."""
+        self.meter.batches += 1
         batch, asked = self._prepare(groups)
         hidden = self._forward(batch)
         first = 0
@@ -116,6 +119,7 @@ class InfoGainRunner:
             first += rows
             self._decide(turn, answers)
 
+    @timed("prepare")
     def _prepare(self, groups: dict[str, GroupPlan]) -> tuple[Batch, list[tuple[Decoder, int]]]:
         """The forward's input, and how many sequences of whose pending ones it evaluates."""
         sequences, asked = [], []
@@ -159,22 +163,25 @@ class InfoGainRunner:
         if turn:
             yield turn
 
+    @timed("forward")
     def _logits(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """[rows, vocab] fp32 of the given rows only."""
         return self.model.compute_logits(hidden[rows]).float()
 
+    @timed("read")
     def _read(self, logits: torch.Tensor, questions: list[Question]) -> list[Answer]:
         return read(logits, questions, self.mask_id)
 
+    @timed("decide")
     def _decide(self, turn: list[tuple[Decoder, int, bool]], answers: list[Answer]) -> None:
         for (decoder, count, is_first), answer in zip(turn, answers, strict=True):
             decoder.consume(count, answer, first_of_forward=is_first)
 
-    def _next_groups(self, plan: StepPlan) -> dict[str, GroupPlan]:
+    def _next_groups(self, plan: StepPlan, demands: dict[str, Demand]) -> dict[str, GroupPlan]:
         """What the plan's requests want next, whole; nothing if one has finished, or pages or rows do not suffice."""
         groups, rows = {}, 0
         for request_id, lent in plan.groups.items():
-            demand = self._demand(self.requests[request_id])
+            demand = demands[request_id]
             rows += demand.sequences * demand.rows
             needed = (demand.sequences - 1) * demand.own_pages
             if demand.sequences == 0 or needed > len(lent.scratch) or rows > plan.row_budget:
@@ -197,6 +204,7 @@ class InfoGainRunner:
             final=kept.extent.window.start if kept is not None and is_block_causal else 0,
         )
 
+    @timed("forward")
     def _forward(self, batch: Batch) -> torch.Tensor:
         """Hidden states [rows, hidden]."""
         if batch.copied_pages.numel():

@@ -9,10 +9,15 @@ Queues, page accounting, preemption, stopping, abort and statistics are vLLM's o
 """
 
 import time
+from dataclasses import dataclass, field
+from typing import Any
 
 from vllm_infogain.admission import check_engine, decoding_params
 from vllm_infogain.engine.compat import (
     EngineCoreEventType,
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    FinishReason,
     ModelRunnerOutput,
     NewRequestData,
     PauseState,
@@ -23,8 +28,24 @@ from vllm_infogain.engine.compat import (
     cdiv,
 )
 from vllm_infogain.engine.layout import most_own_pages
+from vllm_infogain.engine.metrics import StepLedger
 from vllm_infogain.engine.records import Demand, GroupPlan, StepPlan, StepResult
+from vllm_infogain.params import DecodingParams
 from vllm_infogain.settings import parse_settings
+
+
+@dataclass
+class Entry:
+    """What we keep of a request beside vLLM's own record, from its arrival to its end. Owner: the scheduler."""
+
+    params: DecodingParams
+    length: int  # positions of one sequence
+    largest_rows: int  # that its candidates can differ in at once
+    largest_scratch: int  # scratch pages that its largest group needs
+    demand: Demand  # what it wants evaluated next
+    contexts: list[list] = field(default_factory=list)  # while it runs: pages of its kept states but the first
+    lost: int | None = None  # after a preemption: the first kept state not computed again yet
+    is_known: bool = False  # to the worker
 
 
 class InfoGainScheduler(Scheduler):
@@ -33,60 +54,72 @@ class InfoGainScheduler(Scheduler):
         check_engine(self.vllm_config)
         self.use_v2_model_runner = True  # spares a copy of every token per step that only vLLM's V1 runner reads
         self.settings, _ = parse_settings(self.vllm_config.additional_config)
-        self._demands: dict[str, Demand] = {}  # what each request wants evaluated next
-        self._largest_scratch: dict[str, int] = {}  # scratch pages that a request's largest group needs
-        self._contexts: dict[str, list[list]] = {}  # pages of each running request's kept states but the first
-        self._context_count: dict[str, int] = {}  # states whose K/V a request keeps at most
-        self._lost: dict[str, int] = {}  # of preempted requests: the first kept state not computed again yet
-        self._known_to_worker: set[str] = set()
-        self._reports: dict[str, dict] = {}  # the newest report of each request
+        self._entries: dict[str, Entry] = {}
         self._scratch: list = []  # pages lent for the step under way
+        self._ledger = StepLedger(self.vllm_config)
+        self._timed_out: list[Request] = []  # whose clients are to be told
 
-    # Admission and end of a request: the only places where our own tables gain or lose a key.
+    # Arrival and end of a request: the only places where our own table gains or loses a key.
 
     def add_request(self, request: Request) -> None:
         super().add_request(request)
         assert request.sampling_params is not None
         params = decoding_params(request.request_id, request.sampling_params, self.vllm_config)
-        length = self._length(request)
+        length = params.length(request.num_prompt_tokens)
         window = min(length, params.window(request.num_prompt_tokens))
         own_pages = most_own_pages(window, length, self.block_size)
-        self._demands[request.request_id] = Demand(sequences=1, rows=length, own_pages=0)
-        self._largest_scratch[request.request_id] = (params.most_sequences - 1) * own_pages
-        self._context_count[request.request_id] = params.contexts
+        self._entries[request.request_id] = Entry(
+            params,
+            length,
+            largest_rows=params.most_sequences * window,
+            largest_scratch=(params.most_sequences - 1) * own_pages,
+            demand=Demand(sequences=1, rows=length, own_pages=0),
+        )
 
     def _free_request(self, request: Request, delay_free_blocks: bool = False):
-        kv_transfer_params, ec_transfer_params = super()._free_request(request, delay_free_blocks)
-        for table in (self._demands, self._largest_scratch, self._context_count, self._lost):
-            table.pop(request.request_id, None)
-        self._known_to_worker.discard(request.request_id)
-        report = self._reports.pop(request.request_id, None)
-        if report is not None:
-            # vLLM carries this dictionary from the scheduler to RequestOutput and the HTTP response untouched.
-            kv_transfer_params = {**(kv_transfer_params or {}), "infogain": report}
-        return kv_transfer_params, ec_transfer_params
+        freed = super()._free_request(request, delay_free_blocks)
+        del self._entries[request.request_id]
+        return freed
 
     def _free_request_blocks(self, request: Request):
         # At the end of a request and at a preemption.
         super()._free_request_blocks(request)
-        for pages in self._contexts.pop(request.request_id, []):
+        entry = self._entries[request.request_id]
+        for pages in entry.contexts:
             self.kv_cache_manager.block_pool.free_blocks(pages)
+        entry.contexts = []
 
     def _preempt_request(self, request: Request, timestamp: float, drop_stale_output: bool = False) -> None:
         super()._preempt_request(request, timestamp, drop_stale_output)
-        if self._demands[request.request_id].kept:
-            self._lost[request.request_id] = 0
+        entry = self._entries[request.request_id]
+        if entry.demand.kept:
+            entry.lost = 0
+
+    def _time_out(self) -> None:
+        """End requests that have been here for too long; what they hold is free for this step already."""
+        if not self.settings.request_timeout:
+            return
+        latest = time.time() - self.settings.request_timeout
+        late = [request for request in self.requests.values() if request.arrival_time < latest]
+        self.finish_requests([request.request_id for request in late], RequestStatus.FINISHED_ABORTED)
+        self._timed_out += late
 
     # One step.
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         self.current_step += 1
         self.kv_cache_manager.new_step_starts()
+        self._time_out()
         self._admit()
         budget = 0 if self._pause_state == PauseState.PAUSED_ALL else self.max_num_scheduled_tokens
-        # Where nobody waits to join, the worker may go on for a few forwards: lend it what any of them can need.
-        largest = sum(self._largest_scratch[request.request_id] for request in self.running)
-        may_go_on = not self.waiting and not self._lost and largest <= self._free_scratch()
+        # Where nobody waits to join, nor watches, the worker may go on for a few forwards: lend it what any of them can
+        # need.
+        entries = [self._entries[request.request_id] for request in self.running]
+        may_go_on = (
+            not self.waiting
+            and all(entry.lost is None and entry.params.stream_mode == "block" for entry in entries)
+            and sum(entry.largest_scratch for entry in entries) <= self._free_scratch()
+        )
         groups: dict[str, GroupPlan] = {}
         planned, passed_over = [], []
         for request in self.running:
@@ -109,25 +142,29 @@ class InfoGainScheduler(Scheduler):
         seats = min(self.max_num_running_reqs, self.max_num_active_reqs)
         while self.waiting and len(self.running) < seats and self._pause_state == PauseState.UNPAUSED:
             request = self.waiting.peek_request()
-            further = self._context_count[request.request_id] - 1
+            entry = self._entries[request.request_id]
+            others = [self._entries[other.request_id] for other in self.running]
+            if others and sum(other.largest_rows for other in others) + entry.largest_rows > self.settings.server_rows:
+                return
+            further = entry.params.contexts - 1
             known, computed = None, 0
-            if request.request_id not in self._known_to_worker and not further:
+            if not entry.is_known and not further:
                 known, computed, _ = self.kv_cache_manager.get_computed_blocks(request)
             # Leave room for the largest group, so that look-ahead is evaluated whole; a lone request takes what is.
-            scratch = max(self._largest_scratch[other.request_id] for other in (*self.running, request))
+            scratch = max(one.largest_scratch for one in (*others, entry))
             blocks = self.kv_cache_manager.allocate_slots(
                 request,
-                self._length(request) - computed,
+                entry.length - computed,
                 num_new_computed_tokens=computed,
                 new_computed_blocks=known,
                 delay_cache_blocks=True,  # pages are cached once what they hold is final
-                reserved_blocks=further * self._pages(request) + (scratch if self.running else 0),
-                has_scheduled_reqs=bool(self.running),
+                reserved_blocks=further * self._pages(entry) + (scratch if others else 0),
+                has_scheduled_reqs=bool(others),
             )
             if blocks is None:
                 return
             pool = self.kv_cache_manager.block_pool
-            self._contexts[request.request_id] = [pool.get_new_blocks(self._pages(request)) for _ in range(further)]
+            entry.contexts = [pool.get_new_blocks(self._pages(entry)) for _ in range(further)]
             request.num_computed_tokens = computed  # what the worker need not compute; told it once
             self.waiting.pop_request()
             self.running.append(request)
@@ -144,28 +181,29 @@ class InfoGainScheduler(Scheduler):
     def _plan_group(self, request: Request, budget: int, first: bool, lend_largest: bool) -> GroupPlan | None:
         """The part of the request's group that fits, or None. Only the first group of a step may be cut: it is larger
         than the whole budget or the free pages, and waiting would not help."""
-        request_id = request.request_id
-        demand, lost = self._demands[request_id], self._lost.get(request_id)
-        if lost is None:
+        entry = self._entries[request.request_id]
+        demand = entry.demand
+        if entry.lost is None:
             wanted, rows, own_pages = demand.sequences, demand.rows, demand.own_pages
         else:
-            wanted, rows, own_pages = demand.kept - lost, demand.kept_rows, 0
+            wanted, rows, own_pages = demand.kept - entry.lost, demand.kept_rows, 0
         fitting = min(wanted, budget // rows, 1 + self._free_scratch() // own_pages if own_pages else wanted)
         if fitting == 0 or (fitting < wanted and not first):
             return None
-        pages = self._largest_scratch[request_id] if lend_largest else (fitting - 1) * own_pages
+        pages = entry.largest_scratch if lend_largest else (fitting - 1) * own_pages
         scratch = self.kv_cache_manager.block_pool.get_new_blocks(pages)
         self._scratch += scratch
         contexts = [
-            tuple(self.kv_cache_manager.get_block_ids(request_id)[0]),
-            *(tuple(block.block_id for block in context) for context in self._contexts[request_id]),
+            tuple(self.kv_cache_manager.get_block_ids(request.request_id)[0]),
+            *(tuple(block.block_id for block in context) for context in entry.contexts),
         ]
-        return GroupPlan(fitting, tuple(contexts), tuple(block.block_id for block in scratch), lost)
+        return GroupPlan(fitting, tuple(contexts), tuple(block.block_id for block in scratch), entry.lost)
 
     def _step_plan(self, groups: dict[str, GroupPlan], planned: list[Request]) -> StepPlan:
-        unknown = [request for request in planned if request.request_id not in self._known_to_worker]
-        known = [request for request in planned if request.request_id in self._known_to_worker]
-        self._known_to_worker.update(groups)
+        unknown = [request for request in planned if not self._entries[request.request_id].is_known]
+        known = [request for request in planned if self._entries[request.request_id].is_known]
+        for request in unknown:
+            self._entries[request.request_id].is_known = True
         rows = {request.request_id: self._rows(request, groups[request.request_id]) for request in planned}
         blocks = {request_id: self.kv_cache_manager.get_blocks(request_id) for request_id in groups}
         plan = StepPlan(
@@ -193,39 +231,65 @@ class InfoGainScheduler(Scheduler):
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput):
         assert isinstance(scheduler_output, StepPlan)
+        self._ledger.record(model_runner_output, scratch_pages=len(self._scratch))
         self.kv_cache_manager.block_pool.free_blocks(self._scratch)
         self._scratch = []
         for request_id, group in scheduler_output.groups.items():
-            if group.restored is not None and request_id in self._lost:
-                self._lost[request_id] = group.restored + group.sequences
-                if self._lost[request_id] == self._demands[request_id].kept:
-                    del self._lost[request_id]
+            # A request aborted while the step ran is known no more; one preempted meanwhile has lost all again.
+            entry = self._entries.get(request_id)
+            if entry is not None and entry.lost is not None and group.restored is not None:
+                entry.lost = group.restored + group.sequences
+                if entry.lost == entry.demand.kept:
+                    entry.lost = None
+        messages: dict[str, dict[str, Any]] = {}
         if isinstance(model_runner_output, StepResult):  # else nothing ran
-            # A request aborted while the step ran is known no more.
-            known = self._demands.keys()
-            self._demands |= {key: value for key, value in model_runner_output.demands.items() if key in known}
-            self._reports |= {key: value for key, value in model_runner_output.reports.items() if key in known}
+            for request_id, demand in model_runner_output.demands.items():
+                if request_id in self._entries:
+                    self._entries[request_id].demand = demand
+            messages = model_runner_output.messages
+        clients = {request_id: request.client_index for request_id, request in self.requests.items()}
         outputs = super().update_from_output(scheduler_output, model_runner_output)
+        self._tell(outputs, messages, clients)
         for request in self.running:
             # Pages whose content is final may serve other requests with the same prefix.
-            final = self._demands[request.request_id].final
+            final = self._entries[request.request_id].demand.final
             if final:
                 self.kv_cache_manager.cache_blocks(request, min(final, request.num_tokens))
         return outputs
 
+    def _tell(
+        self, outputs: dict[int, EngineCoreOutputs], messages: dict[str, dict[str, Any]], clients: dict[str, int]
+    ) -> None:
+        """Send what there is to say of requests along with their tokens, or without where nothing is final yet.
+
+        vLLM carries the dictionary meant for KV connectors, of which we have none, untouched to its front end.
+        """
+        told = {output.request_id: output for of_client in outputs.values() for output in of_client.outputs}
+        silent = [request_id for request_id in messages if request_id in clients and request_id not in told]
+        new = [(clients[request_id], EngineCoreOutput(request_id, [])) for request_id in silent]
+        for request in self._timed_out:
+            output = EngineCoreOutput(request.request_id, [], finish_reason=FinishReason.ABORT)
+            new.append((request.client_index, output))
+        self._timed_out = []
+        for client, output in new:
+            outputs.setdefault(client, EngineCoreOutputs()).outputs.append(output)
+            told[output.request_id] = output
+        for request_id, message in messages.items():
+            if request_id in told:
+                told[request_id].kv_transfer_params = {"infogain": message}
+
+    def make_stats(self, *args, **kwargs):
+        return self._ledger.attach(super().make_stats(*args, **kwargs))
+
     # Sizes.
 
-    def _length(self, request: Request) -> int:
-        """Positions of one sequence: prompt + canvas."""
-        return request.num_prompt_tokens + request.max_tokens
-
     def _rows(self, request: Request, group: GroupPlan) -> int:
-        demand = self._demands[request.request_id]
+        demand = self._entries[request.request_id].demand
         return group.sequences * (demand.rows if group.restored is None else demand.kept_rows)
 
-    def _pages(self, request: Request) -> int:
+    def _pages(self, entry: Entry) -> int:
         """KV pages of one sequence."""
-        return cdiv(self._length(request), self.block_size)
+        return cdiv(entry.length, self.block_size)
 
     def _free_scratch(self) -> int:
         """Pages that may still be lent in this step."""

@@ -11,10 +11,14 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 
+from vllm_infogain.constraints import Constraints
+from vllm_infogain.infill import initial_canvas, stops_from
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.actions import propose, step_generator, step_key
+from vllm_infogain.sampling.automaton import TokenAutomaton, is_completable
 from vllm_infogain.sampling.best_of_n import generation_seeds
-from vllm_infogain.sampling.reading import Question, Reading, read
+from vllm_infogain.sampling.question import Question, Reading
+from vllm_infogain.sampling.reading import read
 from vllm_infogain.sampling.schedule import next_write
 from vllm_infogain.sampling.view import View
 
@@ -45,6 +49,7 @@ class OracleStep:
     entropies: list[float]  # nats
     objective: list[float]  # J of every distinct candidate; empty when there was only one
     chosen: int
+    logprobs: list[float]  # nats, of the tokens, at temperature 1
 
 
 @dataclass(frozen=True)
@@ -81,15 +86,20 @@ def decode(
     params: DecodingParams,
     mask_id: int,
     log_frequencies: np.ndarray | None = None,
+    automaton: TokenAutomaton | None = None,
 ) -> OracleResult:
-    """Fill `params.canvas_length` masks after the prompt. With `params.cache` the model must be a `KeepingModel`."""
+    """Fill the canvas after the prompt. With `params.cache` the model must be a `KeepingModel`."""
     if params.sampler == "best_of_n":
         greedy = replace(params, sampler="entropy", position_temperature=params.tau_position)
-        generations = [decode(model, prompt, replace(greedy, seed=seed), mask_id) for seed in generation_seeds(params)]
+        generations = [
+            decode(model, prompt, replace(greedy, seed=seed), mask_id, log_frequencies, automaton)
+            for seed in generation_seeds(params)
+        ]
         return min(generations, key=lambda generation: generation.cumulative_entropy)
 
-    oracle = _Oracle(model, len(prompt), params, mask_id, log_frequencies)
-    live = [Branch(prompt + [mask_id] * params.canvas_length)]
+    canvas = initial_canvas(params, mask_id)
+    oracle = _Oracle(model, len(prompt), params, mask_id, log_frequencies, automaton, canvas)
+    live = [Branch(prompt + canvas + list(params.suffix_token_ids))]
     done: list[OracleResult] = []
     width = params.beam_width if params.sampler == "beam" else 1
     while live:
@@ -118,13 +128,20 @@ class _Oracle:
     params: DecodingParams
     mask_id: int
     log_frequencies: np.ndarray | None
+    automaton: TokenAutomaton | None
+    initial: list[int]  # the canvas decoding started from
+
+    @property
+    def end(self) -> int:
+        """Of the canvas."""
+        return self.start + self.params.canvas_length
 
     def block_of(self, state: list[int]) -> tuple[int, int]:
         """First and last + 1 position of the block with the first mask."""
         size = self.params.block_length or len(state)
         origin = 0 if self.params.absolute_blocks or self.params.block_causal else self.start
         first = origin + (state.index(self.mask_id, self.start) - origin) // size * size
-        return max(first, self.start), min(first + size, len(state))
+        return max(first, self.start), min(first + size, self.end)
 
     def masked(self, state: list[int], first: int, last: int) -> list[int]:
         return [position for position in range(first, last) if state[position] == self.mask_id]
@@ -132,7 +149,7 @@ class _Oracle:
     def scope(self, state: list[int], first: int, last: int) -> list[int]:
         """Masked positions that count for H."""
         everywhere = self.params.looks_ahead and self.params.uncertainty_scope == "sequence"
-        return self.masked(state, first, len(state) if everywhere else last)
+        return self.masked(state, first, self.end if everywhere else last)
 
     def written(self, branch: Branch) -> tuple[int, int]:
         """The step of the block's schedule that is next to write anything, and how many positions."""
@@ -159,7 +176,9 @@ class _Oracle:
             [(places[index], token) for index, token in zip(positions, tokens, strict=True)]
             for positions, tokens in zip(proposal.positions.tolist(), proposal.tokens.tolist(), strict=True)
         ]
-        entropy = dict(zip(scope, entropies(self.logits(branch, state, scope)), strict=True))
+        logits = self.logits(branch, state, scope)
+        entropy = dict(zip(scope, entropies(logits), strict=True))
+        log_probability = dict(zip(scope, logits.log_softmax(-1), strict=True))
         is_compared = len(actions) > 1 or params.sampler == "beam"
         scores = [self.objective(branch, action, entropy) if is_compared else 0.0 for action in actions]
         previous: dict[int, torch.Tensor] = {}
@@ -174,6 +193,7 @@ class _Oracle:
                 entropies=[entropy[position] for position, _ in action],
                 objective=scores if len(actions) > 1 else [],
                 chosen=chosen,
+                logprobs=[float(log_probability[position][token]) for position, token in action],
             )
             is_finished = not self.masked(after, first, last)
             children.append(
@@ -202,6 +222,9 @@ class _Oracle:
             self.params,
             np.array([places]) - self.start,
             np.array([step_key(self.params.seed, len(branch.steps))]),
+            np.array([branch.state[self.start : self.end]]),
+            stops_from=stops_from(self.params, self.mask_id),
+            automaton=self.automaton,
             previous=torch.stack([branch.previous[place] for place in places]) if branch.previous else None,
         )
         (answer,) = read(self.rows(branch, branch.state, places), [question], self.mask_id)
@@ -209,7 +232,7 @@ class _Oracle:
 
     def result(self, branch: Branch) -> OracleResult | None:
         """The answer, if the canvas is full or a finished block holds a stop token."""
-        finished = branch.state[self.start : len(branch.state)]
+        finished = branch.state[self.start : self.end]
         if self.mask_id in finished:
             finished = finished[: self.block_of(branch.state)[0] - self.start]
         for index, token in enumerate(finished):
@@ -251,11 +274,34 @@ class _Oracle:
         return logits[0, [place - first for place in places]].float()
 
     def logits(self, branch: Branch, state: list[int], places: list[int]) -> torch.Tensor:
-        """`rows`, with the mask token never predicted and EOS paying its penalty."""
-        logits = self.rows(branch, state, places)
-        logits[:, self.mask_id] = -torch.inf
+        """`rows`, with EOS paying its penalty and -inf for what may not be written."""
+        logits, constraints = self.rows(branch, state, places), self.params.constraints
         logits[:, list(self.params.eos_ids)] -= self.params.eos_penalty
+        for token, bias in constraints.logit_bias:
+            logits[:, token] += bias
+        logits[:, self.mask_id] = -torch.inf
+        is_infilling = any(token != self.mask_id for token in self.initial)
+        if not (is_infilling or self.automaton or constraints != Constraints()):
+            return logits
+        for row, place in zip(logits, places, strict=True):
+            for token in range(len(row)):
+                if not self.may_write(state, place, token):
+                    row[token] = -torch.inf
         return logits
+
+    def may_write(self, state: list[int], place: int, token: int) -> bool:
+        constraints = self.params.constraints
+        if constraints.allowed_ids and token not in constraints.allowed_ids:
+            return False
+        offset, after = place - self.start, self.apply(state, [(place, token)])[self.start : self.end]
+        stands_behind = any(token != self.mask_id for token in self.initial[offset + 1 :])
+        if token in self.params.stop_ids and (offset < constraints.min_tokens or stands_behind):
+            return False
+        for word in constraints.banned:
+            starts = range(max(0, offset - len(word) + 1), offset + 1)
+            if any(after[start : start + len(word)] == list(word) for start in starts):
+                return False
+        return self.automaton is None or is_completable(self.automaton, np.array(after), self.mask_id)
 
 
 def entropies(logits: torch.Tensor) -> list[float]:

@@ -7,6 +7,7 @@ schedule) -> the next question
 import numpy as np
 
 from vllm_infogain.params import DecodingParams
+from vllm_infogain.sampling.automaton import TokenAutomaton
 from vllm_infogain.sampling.beam import BeamDecoder
 from vllm_infogain.sampling.best_of_n import BestOfNDecoder
 from vllm_infogain.sampling.decoder import Decoder, SingleDecoder
@@ -19,18 +20,20 @@ def make_decoder(
     mask_id: int,
     log_frequencies: np.ndarray | None = None,
     computed: int = 0,
+    automaton: TokenAutomaton | None = None,
 ) -> Decoder:
     """The decoder of one request.
 
     Args:
         prompt: token ids before the canvas.
-        params: how to decode; `canvas_length` masks follow the prompt.
+        params: how to decode; the canvas follows the prompt.
         mask_id: the model's mask token.
         log_frequencies: [vocab] log-frequencies of a background text, for the sampler `pc`.
         computed: positions of the prompt, from its start, whose final K/V every context has already; whole blocks of
             a block-causal model, else 0.
+        automaton: what the canvas must match, if `params.is_structured`.
     """
-    track = Track(prompt, params, mask_id, log_frequencies, computed)
+    track = Track(prompt, params, mask_id, log_frequencies, computed, automaton)
     if params.sampler == "beam":
         return BeamDecoder(track)
     return BestOfNDecoder(track) if params.sampler == "best_of_n" else SingleDecoder(track)

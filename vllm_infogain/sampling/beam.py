@@ -14,8 +14,8 @@ import numpy as np
 from vllm_infogain.sampling.actions import Proposal, step_key
 from vllm_infogain.sampling.decoder import Decoder, Pending
 from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
-from vllm_infogain.sampling.reading import Answer, Question, Reading
-from vllm_infogain.sampling.track import Track
+from vllm_infogain.sampling.question import Answer, Question, Reading
+from vllm_infogain.sampling.track import Final, Track
 
 
 @dataclass
@@ -40,7 +40,7 @@ class BeamDecoder(Decoder):
 
     def __init__(self, track: Track) -> None:
         super().__init__(track.params)
-        self._canvas_start = track.canvas_start
+        self._final = Final([], [])
         self._live = [Hypothesis(track, context=0)]
         self._done: list[Hypothesis] = []
         self._proposals: list[tuple[Proposal, Reading]] = []  # of each live hypothesis; empty: states pend
@@ -56,8 +56,13 @@ class BeamDecoder(Decoder):
         # Which expansions survive takes all hypotheses to say, so each is read like a state.
         assert self.pending is not None
         step = self._live[0].track.steps + bool(self._proposals)
-        offsets = self.pending.masked[self.pending.part(count)] - self._canvas_start
-        return Question(self.params, offsets, np.full(count, step_key(self.params.seed, step)))
+        part = self.pending.part(count)
+        keys = np.full(count, step_key(self.params.seed, step))
+        return self._live[0].track.question(self.pending.sequences[part], self.pending.masked[part], keys)
+
+    def take_final(self) -> Final:
+        final, self._final = self._final, Final([], [])
+        return final
 
     def consume(self, count: int, answer: Answer, *, first_of_forward: bool = True) -> None:
         pending, first = self._receive(count, first_of_forward)
@@ -83,7 +88,7 @@ class BeamDecoder(Decoder):
         if not self._live:
             best = min(self._done, key=lambda hypothesis: hypothesis.track.cumulative_entropy)
             self.report.take(best.track)
-            self._finished += best.track.canvas
+            self._final = best.track.take_final()
             self.pending = None
             return
         track = self._live[0].track  # all are at the same step of the same block
@@ -107,7 +112,7 @@ class BeamDecoder(Decoder):
             # Every hypothesis has one action, which settles its state: H(z') = 0, and J needs no forward.
             for hypothesis, (proposal, reading) in zip(self._live, proposals, strict=True):
                 hypothesis.score += float(self._settled_gain(proposal, reading)[0])
-                hypothesis.track.write(proposal, 0, reading.entropy, [])
+                hypothesis.track.write(proposal, 0, reading, [])
             self._done += [hypothesis for hypothesis in self._live if hypothesis.track.is_done]
             self._live = [hypothesis for hypothesis in self._live if not hypothesis.track.is_done]
             self._await_states()
@@ -123,7 +128,7 @@ class BeamDecoder(Decoder):
         self._gains = [[] for _ in proposals]
         self._origin = [(parent, action) for parent, group in enumerate(outcomes) for action in range(len(group))]
         contexts = np.repeat([hypothesis.context for hypothesis in self._live], [len(group) for group in outcomes])
-        self.pending = Pending(sequences, masked, track.extent(), contexts)
+        self.pending = Pending(sequences, masked, track.extent(), contexts, outcomes=True)
 
     def _score(self, pending: Pending, first: int, readings: list[Reading]) -> None:
         """g of the expansions that have come; keep those that may survive."""
@@ -160,7 +165,7 @@ class BeamDecoder(Decoder):
             proposal, before = self._proposals[parent]
             hypothesis = Hypothesis(self._live[parent].track.fork(), self._live[parent].context, expansion.score)
             gains = self._gains[parent]
-            hypothesis.track.write(proposal, action, before.entropy, gains if len(gains) > 1 else [])
+            hypothesis.track.write(proposal, action, before, gains if len(gains) > 1 else [])
             if hypothesis.track.is_done:
                 self._done.append(hypothesis)
             else:

@@ -8,8 +8,8 @@ import numpy as np
 
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.decoder import Decoder, Pending, SingleDecoder
-from vllm_infogain.sampling.reading import NOTHING, Answer, Question
-from vllm_infogain.sampling.track import Track
+from vllm_infogain.sampling.question import NOTHING, Answer, Question
+from vllm_infogain.sampling.track import Final, Track
 
 
 def generation_seeds(params: DecodingParams) -> list[int]:
@@ -28,14 +28,21 @@ class BestOfNDecoder(Decoder):
             twin = track.fork()
             twin.params = dataclasses.replace(greedy, seed=seed)
             self._generations.append(SingleDecoder(twin))
+        self._final = Final([], [])
         self._waiting: list[SingleDecoder] = []  # those that the pending sequences belong to
         self._gather()
 
     def question(self, count: int) -> Question:
         assert self.pending is not None
         parts = [generation.question(1) for generation in self._waiting[self.pending.part(count)]]
-        keys = np.concatenate([part.keys for part in parts])
-        return Question(self.params, np.concatenate([part.offsets for part in parts]), keys)
+        merged = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "offsets", "canvases")
+        }
+        return dataclasses.replace(parts[0], params=self.params, **merged)
+
+    def take_final(self) -> Final:
+        final, self._final = self._final, Final([], [])
+        return final
 
     def consume(self, count: int, answer: Answer, *, first_of_forward: bool = True) -> None:
         pending, first = self._receive(count, first_of_forward)
@@ -59,5 +66,5 @@ class BestOfNDecoder(Decoder):
             return
         best = min(self._generations, key=lambda generation: generation.track.cumulative_entropy)
         self.report.take(best.track)
-        self._finished += best.track.canvas
+        self._final = best.track.take_final()
         self.pending = None

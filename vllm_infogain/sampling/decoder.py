@@ -22,8 +22,8 @@ from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.actions import Proposal, step_key
 from vllm_infogain.sampling.extent import Extent
 from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
-from vllm_infogain.sampling.reading import Answer, Comparison, Question, Reading
-from vllm_infogain.sampling.track import Step, Track
+from vllm_infogain.sampling.question import Answer, Comparison, Question, Reading
+from vllm_infogain.sampling.track import Final, Step, Track
 
 
 @dataclass
@@ -34,30 +34,42 @@ class Report:
     forwards: int = 0
     refreshes: int = 0  # forwards that computed kept keys and values anew
     rows: int = 0  # model rows computed: sequences x positions
+    canvas_positions: int = 0  # of these rows: on the canvas
+    candidate_rows: int = 0  # of these rows: computed by look-ahead
     candidates: int = 0  # distinct candidates evaluated by look-ahead
+    written: int = 0  # positions written, those behind a stop token included
     bypassed_steps: int = 0
     cumulative_entropy: float = 0.0  # nats
     trajectory: list[Step] = field(default_factory=list)
+    objectives: list[float] = field(default_factory=list)  # J of the candidate taken, of each step that compared some
 
     def take(self, track: Track) -> None:
         """Copy the figures that a track keeps of itself."""
         self.steps, self.bypassed_steps = track.steps, track.bypassed_steps
         self.cumulative_entropy, self.trajectory = track.cumulative_entropy, track.trajectory
+        self.written, self.objectives = track.written, track.objectives
 
-    def to_dict(self, with_trajectory: bool) -> dict[str, Any]:
-        figures = {name: value for name, value in vars(self).items() if name != "trajectory"}
-        return figures | {"trajectory": [asdict(step) for step in self.trajectory]} if with_trajectory else figures
+    def to_dict(self, params: DecodingParams) -> dict[str, Any]:
+        figures = {name: value for name, value in vars(self).items() if name not in ("trajectory", "objectives")}
+        if not params.return_trajectory:
+            return figures
+        order: list[int | None] = [None] * params.canvas_length  # the step each place was written at
+        for index, step in enumerate(self.trajectory):
+            for position in step.positions:
+                order[position] = index
+        return figures | {"trajectory": [asdict(step) for step in self.trajectory], "decode_order": order}
 
 
 @dataclass
 class Pending:
     """The sequences a step waits for; their logits may come in several parts. Owner: the decoder."""
 
-    sequences: np.ndarray  # [sequences, prompt + canvas] int64
+    sequences: np.ndarray  # [sequences, prompt + canvas + suffix] int64
     masked: np.ndarray  # [sequences, masked] int64: positions whose logits are needed, ascending
     extent: Extent
     contexts: np.ndarray  # [sequences] int64: whose kept K/V each extends, in a refresh which each becomes; else 0
     consumed: int = 0  # sequences whose logits have come
+    outcomes: bool = False  # not states, but what candidate actions lead to
 
     @property
     def remaining(self) -> int:
@@ -76,7 +88,6 @@ class Decoder(ABC):
         self.params = params
         self.report = Report()
         self.pending: Pending | None = None
-        self._finished: list[int] = []
 
     @abstractmethod
     def question(self, count: int) -> Question:
@@ -92,10 +103,13 @@ class Decoder(ABC):
             first_of_forward: no other sequences of this request, of the same forward, were consumed before.
         """
 
-    def take_finished(self) -> list[int]:
+    @abstractmethod
+    def take_final(self) -> Final:
         """Tokens that became final since the last call, in canvas order."""
-        finished, self._finished = self._finished, []
-        return finished
+
+    def take_steps(self) -> list[Step]:
+        """Steps taken since the last call, if they are kept; none where what they wrote is not sure to stay."""
+        return []
 
     def _receive(self, count: int, first_of_forward: bool) -> tuple[Pending, int]:
         """Account for `count` more sequences; returns what was pending and the first one's index in it."""
@@ -105,7 +119,12 @@ class Decoder(ABC):
         pending.consumed += count
         self.report.forwards += first_of_forward
         self.report.refreshes += first_of_forward and pending.extent.refresh
-        self.report.rows += count * len(pending.extent.rows)
+        rows = pending.extent.rows
+        self.report.rows += count * len(rows)
+        self.report.candidate_rows += count * len(rows) * pending.outcomes
+        canvas_end = pending.sequences.shape[1] - len(self.params.suffix_token_ids)
+        canvas_start = canvas_end - self.params.canvas_length
+        self.report.canvas_positions += count * (min(rows.stop, canvas_end) - max(rows.start, canvas_start))
         return pending, first
 
 
@@ -117,13 +136,13 @@ class Lookahead:
     """The comparison of one step's candidates, some of them perhaps still to come. Owner: SingleDecoder."""
 
     proposal: Proposal
-    entropy: np.ndarray  # [masked] H_l(z)
+    state: Reading  # of z, which the actions were proposed from
     now: float  # H(z)
     cost: np.ndarray  # [candidates] C(a, z)
     limit: np.ndarray  # [candidates] the most that J can be: with H(z') = 0
     objective: np.ndarray  # [candidates] J, NaN until known
     asked: np.ndarray  # the candidates that are pending, ascending
-    reading: Reading | None = None  # of the best one
+    reading: Reading | None = None  # of the best one's outcome
 
     @property
     def best(self) -> int:
@@ -151,17 +170,26 @@ class SingleDecoder(Decoder):
         super().__init__(track.params)
         self.track = track
         self._lookahead: Lookahead | None = None  # None: `pending` is the state itself
+        self._steps_taken = 0  # of the trajectory
         self._await_state()
+
+    def take_final(self) -> Final:
+        return self.track.take_final()
+
+    def take_steps(self) -> list[Step]:
+        steps = self.track.trajectory[self._steps_taken :]
+        self._steps_taken += len(steps)
+        return steps
 
     def question(self, count: int) -> Question:
         assert self.pending is not None
         track, lookahead, part = self.track, self._lookahead, self.pending.part(count)
-        offsets = self.pending.masked[part] - track.canvas_start
+        sequences, masked = self.pending.sequences[part], self.pending.masked[part]
         if lookahead is None:
-            return Question(self.params, offsets, self._keys(1, track.steps), previous=track.previous())
+            return track.question(sequences, masked, self._keys(1, track.steps), previous=track.previous())
         comparison = Comparison(lookahead.now, lookahead.cost[lookahead.asked[part]])
         # The winner's logits serve the step after this one.
-        return Question(self.params, offsets, self._keys(count, track.steps + 1), comparison)
+        return track.question(sequences, masked, self._keys(count, track.steps + 1), comparison)
 
     def consume(self, count: int, answer: Answer, *, first_of_forward: bool = True) -> None:
         pending, first = self._receive(count, first_of_forward)
@@ -190,13 +218,14 @@ class SingleDecoder(Decoder):
 
     def _pending(self, sequences: np.ndarray) -> Pending:
         contexts = np.zeros(len(sequences), dtype=np.int64)
-        return Pending(sequences, self.track.masked(sequences), self.track.extent(), contexts)
+        outcomes = self._lookahead is not None
+        return Pending(sequences, self.track.masked(sequences), self.track.extent(), contexts, outcomes=outcomes)
 
     def _decide(self, reading: Reading) -> None:
         """Take the next action from a reading of the state, or ask for the candidates to compare."""
         proposal = self.track.propose(reading)
         if len(proposal.positions) == 1:
-            self._write(proposal, 0, reading.entropy, [])
+            self._write(proposal, 0, reading, [])
             self._await_state()
             return
         now = state_uncertainty(reading.entropy, self.params.state_uncertainty)
@@ -204,7 +233,7 @@ class SingleDecoder(Decoder):
         everyone = np.arange(len(cost))
         limit = settled_objective(self.params, now, cost)
         unknown = np.full(len(cost), np.nan)
-        self._lookahead = Lookahead(proposal, reading.entropy, now, cost, limit, unknown, everyone)
+        self._lookahead = Lookahead(proposal, reading, now, cost, limit, unknown, everyone)
         first = np.sort(cost.argsort(kind="stable")[:FIRST_CANDIDATES]) if self.params.prune else everyone
         self._ask(self._lookahead, first)
 
@@ -220,12 +249,12 @@ class SingleDecoder(Decoder):
         assert lookahead.reading is not None
         objective = [None if value != value else value for value in lookahead.objective.tolist()]
         self.report.candidates += len(objective) - objective.count(None)
-        self._write(lookahead.proposal, lookahead.best, lookahead.entropy, objective)
+        self._write(lookahead.proposal, lookahead.best, lookahead.state, objective)
         if self.track.is_done or self.track.needs_refresh:
             self._await_state()
         else:
             self._decide(lookahead.reading)
 
-    def _write(self, proposal: Proposal, chosen: int, entropy: np.ndarray, scores: list[float | None]) -> None:
-        self._finished += self.track.write(proposal, chosen, entropy, scores)
+    def _write(self, proposal: Proposal, chosen: int, state: Reading, scores: list[float | None]) -> None:
+        self.track.write(proposal, chosen, state, scores)
         self.report.take(self.track)

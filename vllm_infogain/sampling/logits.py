@@ -1,22 +1,98 @@
 """What is done to logits before anything is read off them, and before tokens are drawn from them."""
 
+import numpy as np
 import torch
 
 from vllm_infogain.params import DecodingParams
+from vllm_infogain.sampling.automaton import allowed
+from vllm_infogain.sampling.question import Question
+from vllm_infogain.sampling.transfer import to_device
 
 
-def adjust_logits(logits: torch.Tensor, mask_id: int, eos_ids: tuple[int, ...], eos_penalty: float) -> torch.Tensor:
-    """Never predict the mask token; make EOS pay. Logits [rows, vocab], in place."""
+def adjustment(params: DecodingParams) -> tuple:
+    """What `adjust_logits` depends on: rows of requests that agree in it are adjusted at once."""
+    constraints = params.constraints
+    return params.eos_ids, params.eos_penalty, constraints.logit_bias, constraints.allowed_ids, constraints.banned_ids
+
+
+def adjust_logits(logits: torch.Tensor, mask_id: int, params: DecodingParams) -> torch.Tensor:
+    """What holds for every row of a request alike. Logits [rows, vocab], in place.
+
+    The mask token is never predicted; EOS pays its penalty; then `logit_bias`, `allowed_token_ids` and banned tokens.
+    """
+    if params.eos_penalty:
+        for token in params.eos_ids:  # one by one: a list of indices would be copied to the device
+            logits[:, token] -= params.eos_penalty
+    constraints = params.constraints
+    if constraints.logit_bias:
+        tokens, biases = zip(*constraints.logit_bias, strict=True)
+        index, bias = to_device([np.array(tokens), np.array(biases, dtype=np.float64)], logits.device)
+        logits.index_add_(1, index, bias.float().expand(len(logits), -1))
+    if constraints.allowed_ids:
+        (index,) = to_device([np.array(constraints.allowed_ids)], logits.device)
+        others = torch.full_like(logits[0], -torch.inf).index_fill_(0, index, 0.0)
+        logits += others
+    if constraints.banned_ids:
+        (index,) = to_device([np.array(constraints.banned_ids)], logits.device)
+        logits.index_fill_(1, index, -torch.inf)
     logits[:, mask_id] = -torch.inf
-    if eos_penalty:
-        for token in eos_ids:  # one by one: a list of indices would be copied to the device
-            logits[:, token] -= eos_penalty
     return logits
 
 
+def forbid(logits: torch.Tensor, question: Question, mask_id: int) -> None:
+    """What may not be written at some rows of a question, as its canvases stand. Logits [rows, vocab], in place.
+
+    Stop tokens before the place from which the text may end, what would complete a banned word, and what no text of
+    the grammar goes through.
+    """
+    params = question.params
+    if question.stops_from and params.stop_ids:
+        early = np.flatnonzero(question.offsets.ravel() < question.stops_from)
+        _forbid_pairs(logits, np.repeat(early, len(params.stop_ids)), np.tile(params.stop_ids, len(early)))
+    for word in params.constraints.banned_words:
+        for place in range(len(word)):
+            rows = np.flatnonzero(_completes(question, word, place).ravel())
+            _forbid_pairs(logits, rows, np.full(len(rows), word[place]))
+    if question.automaton is not None:
+        classes = allowed(question.automaton, question.canvases, mask_id, question.offsets)
+        may, class_of = to_device(
+            [classes.reshape(len(logits), -1).astype(np.int64), question.automaton.class_of.astype(np.int64)],
+            logits.device,
+        )
+        logits.masked_fill_(may[:, class_of] == 0, -torch.inf)
+
+
+def _forbid_pairs(logits: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) -> None:
+    if len(rows):
+        row, token = to_device([rows, tokens], logits.device)
+        logits.index_put_((row, token), torch.tensor(-torch.inf, device=logits.device))
+
+
+def _completes(question: Question, word: tuple[int, ...], place: int) -> np.ndarray:
+    """Where the word's token `place` would complete the word: [sequences, masked] bool."""
+    length = question.canvases.shape[1]
+    found = np.ones(question.offsets.shape, dtype=bool)
+    for other, token in enumerate(word):
+        if other != place:
+            neighbour = question.offsets + other - place
+            inside = (neighbour >= 0) & (neighbour < length)
+            there = np.take_along_axis(question.canvases, neighbour.clip(0, length - 1), 1)
+            found &= inside & (there == token)
+    return found
+
+
+def narrows(params: DecodingParams) -> bool:
+    """Whether tokens are drawn from some of those allowed only."""
+    return bool(params.top_k) or params.top_p < 1 or params.min_p > 0
+
+
 def keep_likely(logits: torch.Tensor, params: DecodingParams) -> torch.Tensor:
-    """Logits [rows, vocab] with -inf for what is not to be drawn: temperature, top-k, then top-p, as in vLLM."""
+    """Logits [rows, vocab] with -inf for what is not to be drawn: temperature, min-p, top-k, then top-p, as in vLLM."""
     scaled = logits / params.temperature
+    if params.min_p > 0:
+        # p < min_p x the largest p, in logarithms
+        least = scaled.amax(-1, keepdim=True) + np.log(params.min_p)
+        scaled = scaled.masked_fill(scaled < least, -torch.inf)
     if 0 < params.top_k < scaled.shape[-1]:
         kth = scaled.topk(params.top_k, dim=-1).values[..., -1:]
         scaled = scaled.masked_fill(scaled < kth, -torch.inf)

@@ -8,77 +8,19 @@ the call.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 
 from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.logits import adjust_logits, keep_likely
+from vllm_infogain.sampling.logits import adjust_logits, adjustment, forbid, keep_likely, narrows
 from vllm_infogain.sampling.objective import settled_objective
+from vllm_infogain.sampling.question import NOTHING, Answer, Question, Reading
 from vllm_infogain.sampling.rows import draw_tokens, row_statistics
 from vllm_infogain.sampling.transfer import to_device, to_host
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What J needs of the state z whose candidates are compared; nats."""
-
-    now: float  # H(z)
-    cost: np.ndarray  # [sequences] float64: C(a, z)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a decoder asks of the logits of some of its sequences, rows sequence by sequence."""
-
-    params: DecodingParams
-    offsets: np.ndarray  # [sequences, masked] int64: the rows' places in the canvas
-    keys: np.ndarray  # [sequences] int64: what the draws of each sequence depend on, beside its rows' offsets
-    comparison: Comparison | None = None  # None: every sequence is a state of its own
-    previous: torch.Tensor | None = None  # [sequences * masked, vocab] log-probabilities one step earlier, for KLASS
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One sequence's masked rows, on the host. Probabilities at temperature 1 and of all tokens, whatever is drawn."""
-
-    entropy: np.ndarray  # [masked] fp32, nats
-    top_token: np.ndarray  # [masked] int64: the most likely token, the lowest id of equals
-    top_probability: np.ndarray  # [masked] fp32
-    second_probability: np.ndarray  # [masked] fp32
-    tokens: np.ndarray  # [draws, masked] int64: independent draws; at temperature 0 the most likely token
-    probabilities: np.ndarray  # [draws, masked] fp32, of `tokens`
-    vocab: int  # columns of the logits
-    divergence: np.ndarray | None = None  # [masked] fp32: KL(now || previous), nats; KLASS, where there was a previous
-    log_probabilities: torch.Tensor | None = None  # [masked, vocab], on the device; KLASS only
-
-    def head(self, count: int) -> "Reading":
-        """The first `count` positions alone."""
-        if count == len(self.entropy):
-            return self
-        return Reading(
-            self.entropy[:count],
-            self.top_token[:count],
-            self.top_probability[:count],
-            self.second_probability[:count],
-            self.tokens[:, :count],
-            self.probabilities[:, :count],
-            self.vocab,
-            None if self.divergence is None else self.divergence[:count],
-            None if self.log_probabilities is None else self.log_probabilities[:count],
-        )
-
-
-@dataclass(frozen=True)
-class Answer:
-    readings: dict[int, Reading]  # by sequence of the question; of compared ones only the best one's
-    objective: np.ndarray  # [sequences] fp32: J; empty where nothing was compared
-    best: int  # the sequence with the largest J, the first of equals; 0 where nothing was compared
-
-
-NOTHING = np.empty(0, dtype=np.float32)
+from vllm_infogain.sampling.written import Alternatives, alternatives
 
 
 class _Layout:
@@ -108,20 +50,33 @@ def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int) -> l
     """
     layout = _Layout(questions)
     first = 0
-    for (eos_ids, penalty), alike in groupby(questions, lambda q: (q.params.eos_ids, q.params.eos_penalty)):
+    for _, group in groupby(questions, lambda question: adjustment(question.params)):
+        alike = list(group)
         last = first + sum(question.offsets.size for question in alike)
-        adjust_logits(logits[first:last], mask_id, eos_ids, penalty)
+        adjust_logits(logits[first:last], mask_id, alike[0].params)
         first = last
+    for question, start in zip(questions, layout.row_starts, strict=True):
+        forbid(logits[start : start + question.offsets.size], question, mask_id)
     statistics = row_statistics(logits)
     log_probabilities, divergence = _klass(logits, statistics.log_normalizer, questions, layout)
     objective, best, rows = _compare(statistics.entropy, questions, layout)
+    logprobs = _logprobs(logits, statistics.log_normalizer, rows, questions, layout)
     drawn, drawn_p = _draw(logits, statistics.log_normalizer, rows, questions, layout)
     columns = [statistics.entropy, statistics.top_token, statistics.top_probability, statistics.second_probability]
     if rows is not None:
         columns = [column[rows] for column in columns]
-    host = to_host([*columns, drawn, drawn_p, objective, best, *divergence.values()])
-    entropy, top_token, top, second, tokens, probabilities, scores, winners, *divergences = host
-    divergence_of = dict(zip(divergence, divergences, strict=True))
+    beside = [
+        column
+        for index, own in logprobs.items()
+        for column in alternatives(
+            own, _drawn_rows(index, drawn, columns[1], questions, layout), questions[index].params
+        )
+    ]
+    host = to_host([*columns, drawn, drawn_p, objective, best, *divergence.values(), *beside])
+    entropy, top_token, top, second, tokens, probabilities, scores, winners, *rest = host
+    divergence_of = dict(zip(divergence, rest, strict=False))
+    del rest[: len(divergence)]
+    alternatives_of = {index: Alternatives(*rest[4 * nth : 4 * nth + 4]) for nth, index in enumerate(logprobs)}
 
     def reading(index: int, sequence: int) -> Reading:
         """Of question `index`, the `sequence`-th of its sequences that are read."""
@@ -145,6 +100,7 @@ def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int) -> l
             logits.shape[-1],
             divergence_of[index][within] if index in divergence_of else None,
             log_probabilities[index][within] if index in log_probabilities else None,
+            alternatives_of[index].rows(within) if index in alternatives_of else None,
         )
 
     answers = []
@@ -161,6 +117,35 @@ def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int) -> l
 
 def _draws(params: DecodingParams) -> int:
     return params.num_candidates if params.looks_ahead else 1
+
+
+def _logprobs(
+    logits: torch.Tensor,
+    log_normalizer: torch.Tensor,
+    rows: torch.Tensor | None,
+    questions: Sequence[Question],
+    layout: _Layout,
+) -> dict[int, torch.Tensor]:
+    """By question that asks for them: log-probabilities [read rows, vocab], before draws narrow the logits down."""
+    found = {}
+    for index, question in enumerate(questions):
+        if question.params.logprobs is not None:
+            own: Any = slice(layout.read_starts[index], layout.read_starts[index] + layout.read[index])
+            own = own if rows is None else rows[own]
+            found[index] = logits[own] - log_normalizer[own, None]
+    return found
+
+
+def _drawn_rows(
+    index: int, drawn: torch.Tensor, top_token: torch.Tensor, questions: Sequence[Question], layout: _Layout
+) -> torch.Tensor:
+    """Tokens [read rows, draws] of a question; at temperature 0 one draw, the most likely token."""
+    count = layout.read[index]
+    if layout.drawn[index]:
+        start = layout.drawn_starts[index]
+        return drawn[start : start + count, : _draws(questions[index].params)]
+    start = layout.read_starts[index]
+    return top_token[start : start + count, None]
 
 
 def _klass(
@@ -251,7 +236,7 @@ def _draw(
         rows = drawn if rows is None else rows[drawn]
         logits, log_normalizer, offset = logits[rows], log_normalizer[rows], offset[rows]
     for question, start, count in zip(questions, layout.drawn_starts, layout.drawn, strict=True):
-        if count and (question.params.top_k or question.params.top_p < 1):
+        if count and narrows(question.params):
             # In place: all else that these logits tell has been read.
             logits[start : start + count] = keep_likely(logits[start : start + count], question.params)
     tokens = draw_tokens(logits, temperature.float(), key, offset, max(_draws(question.params) for question in drawing))

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vllm_infogain.infill import initial_canvas, stops_from
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.actions import Proposal, propose, step_generator
+from vllm_infogain.sampling.automaton import TokenAutomaton
 from vllm_infogain.sampling.extent import Extent
-from vllm_infogain.sampling.reading import Reading
+from vllm_infogain.sampling.question import Comparison, Question, Reading
 from vllm_infogain.sampling.schedule import next_write
 from vllm_infogain.sampling.view import View
+from vllm_infogain.sampling.written import TokenLogprob, given
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,18 @@ class Step:
     bypassed: bool
 
 
+@dataclass
+class Final:
+    """Tokens that will not change any more, in canvas order."""
+
+    tokens: list[int]
+    logprobs: list[TokenLogprob]  # of each; none unless asked for
+
+    def extend(self, more: Final) -> None:
+        self.tokens.extend(more.tokens)
+        self.logprobs.extend(more.logprobs)
+
+
 class Track:
     """Owner of the state. Blocks are decoded left to right; a stop token in a finished block ends the canvas there."""
 
@@ -38,28 +53,41 @@ class Track:
         mask_id: int,
         log_frequencies: np.ndarray | None = None,
         computed: int = 0,
+        automaton: TokenAutomaton | None = None,
     ) -> None:
         self.params = params
         self.mask_id = mask_id
         self.log_frequencies = log_frequencies
-        self.state = np.array([*prompt, *[mask_id] * params.canvas_length])  # z: [prompt + canvas] int64
+        self.automaton = automaton
+        self.stops_from = stops_from(params, mask_id)
+        # z: [prompt + canvas + suffix] int64
+        self.state = np.array([*prompt, *initial_canvas(params, mask_id), *params.suffix_token_ids])
         self.canvas_start = len(prompt)
-        self.block_start = self.canvas_start  # the first position of the active block that was masked
+        self.canvas_end = self.canvas_start + params.canvas_length
+        self.block_start = self.canvas_start  # the first position of the active block that is part of the canvas
         self.block_step = 0  # steps taken in the active block
         self.idle_steps = 0  # steps of its schedule that wrote nothing: passed over without a forward
         self.computed = computed  # positions, from the prompt's start, whose final K/V are kept; block-causal only
         self.cumulative_entropy = 0.0  # nats
         self.steps = 0
         self.bypassed_steps = 0
+        self.written = 0  # positions
+        self.objectives: list[float] = []  # J of the candidate taken, of each step that compared some
         self.trajectory: list[Step] = []  # kept only if asked for
+        self._logprobs: dict[int, TokenLogprob] = {}  # by position, of the active block; kept only if asked for
         self._refreshed_at = -1  # the step before which K/V were last refreshed
         self._previous: tuple[np.ndarray, torch.Tensor] | None = None  # positions and log-probabilities, for KLASS
+        self._final = Final([], [])  # not taken yet
+        self._finish_full_blocks()
 
     def fork(self) -> Track:
         """A track that goes on from here on its own."""
         twin = copy.copy(self)
         twin.state = self.state.copy()
         twin.trajectory = list(self.trajectory)
+        twin.objectives = list(self.objectives)
+        twin._logprobs = dict(self._logprobs)
+        twin._final = Final([*self._final.tokens], [*self._final.logprobs])
         return twin
 
     @property
@@ -76,16 +104,16 @@ class Track:
 
     @property
     def block_end(self) -> int:
-        return min(self.block_origin + (self.params.block_length or self.length), self.length)
+        return min(self.block_origin + (self.params.block_length or self.length), self.canvas_end)
 
     @property
     def is_done(self) -> bool:
-        return self.block_start == self.length
+        return self.block_start == self.canvas_end
 
-    @property
-    def canvas(self) -> list[int]:
-        """The canvas so far; of a done track, up to and including its first stop token."""
-        return self.state[self.canvas_start :].tolist()
+    def take_final(self) -> Final:
+        """Tokens that became final since the last call; they end with the first stop token of a finished block."""
+        final, self._final = self._final, Final([], [])
+        return final
 
     # What a forward computes.
 
@@ -131,7 +159,7 @@ class Track:
         Those of the active block; with `uncertainty_scope: sequence` those of the whole canvas, the block's first.
         """
         everywhere = self.params.looks_ahead and self.params.uncertainty_scope == "sequence"
-        end = self.length if everywhere else self.block_end
+        end = self.canvas_end if everywhere else self.block_end
         places = (sequences[:, self.block_start : end] == self.mask_id).nonzero()[1] + self.block_start
         return places.reshape(len(sequences), -1)
 
@@ -145,6 +173,19 @@ class Track:
         before, log_probabilities = self._previous
         index = torch.from_numpy(np.searchsorted(before, self._block_masked()))
         return log_probabilities[index.to(log_probabilities.device)]
+
+    def question(
+        self,
+        sequences: np.ndarray,
+        masked: np.ndarray,
+        keys: np.ndarray,
+        comparison: Comparison | None = None,
+        previous: torch.Tensor | None = None,
+    ) -> Question:
+        """What is to be read at the masked positions [n, masked] of sequences [n, length]."""
+        canvases = sequences[:, self.canvas_start : self.canvas_start + self.params.canvas_length]
+        offsets = masked - self.canvas_start
+        return Question(self.params, offsets, keys, canvases, comparison, previous, self.stops_from, self.automaton)
 
     # Actions.
 
@@ -171,22 +212,36 @@ class Track:
         np.put_along_axis(sequences, self._block_masked()[proposal.positions], proposal.tokens, 1)
         return sequences
 
-    def write(self, proposal: Proposal, chosen: int, entropy: np.ndarray, objective: list[float | None]) -> list[int]:
-        """Take one action; `entropy` [masked] is H_l(z) from before it. Returns the tokens of a block it finished."""
+    def write(self, proposal: Proposal, chosen: int, reading: Reading, objective: list[float | None]) -> None:
+        """Take one action, which was proposed from this reading of the state."""
         masked, within = self._block_masked(), proposal.positions[chosen]
         places, tokens = masked[within], proposal.tokens[chosen]
         self.state[places] = tokens
-        entropies = entropy[within].tolist()
+        entropies = reading.entropy[within].tolist()
         self.steps += 1
         self.block_step += 1
         self.bypassed_steps += proposal.bypassed
+        self.written += len(within)
+        if objective:
+            chosen_objective = objective[chosen]
+            assert chosen_objective is not None, "the best was evaluated"
+            self.objectives.append(chosen_objective)
         self.cumulative_entropy += sum(entropies)
-        if self.params.return_trajectory:
+        if self.params.keeps_steps:
             offsets = (places - self.canvas_start).tolist()
             self.trajectory.append(Step(offsets, tokens.tolist(), entropies, objective, chosen, proposal.bypassed))
-        return self._finish_block() if len(within) == len(masked) else []
+        if self.params.logprobs is not None:
+            self._logprobs |= dict(zip(places.tolist(), reading.logprobs(within, tokens), strict=True))
+        if len(within) == len(masked):
+            self._finish_block()
+            self._finish_full_blocks()
 
-    def _finish_block(self) -> list[int]:
+    def _finish_full_blocks(self) -> None:
+        """Pass over blocks that hold no mask: all of their text stood there from the start."""
+        while not self.is_done and not len(self._block_masked()):
+            self._finish_block()
+
+    def _finish_block(self) -> None:
         start, block = self.block_start, self.state[self.block_start : self.block_end].tolist()
         self.block_start = self.block_end
         self.block_step = self.idle_steps = 0
@@ -195,6 +250,9 @@ class Track:
         if stop is not None:
             # What lies behind a stop token is dropped and never decoded.
             block = block[: stop + 1]
-            self.state = self.state[: start + len(block)]
-            self.block_start = self.length
-        return block
+            self.block_start = self.canvas_end = start + len(block)
+        logprobs: list[TokenLogprob] = []
+        if self.params.logprobs is not None:
+            logprobs = [self._logprobs.get(place) or given(token) for place, token in enumerate(block, start)]
+        self._final.extend(Final(block, logprobs))
+        self._logprobs = {}

@@ -1,0 +1,137 @@
+"""Reports and decoding steps in the choices of OpenAI responses.
+
+Why: vLLM makes choices out of the fields of `CompletionOutput` that it knows, and its stream generators pass over
+    outputs without tokens; nothing lets a plugin add to either.
+How: wrap the functions that make a response of outputs. Whole responses: their choices stand in the order of the
+    outputs, and each gets its report. Streams: see `vllm_infogain/streams.py`. `/v1/responses` has no choices; there
+    the report travels in `kv_transfer_params`. Engines that are not ours are left alone.
+Upstream: none.
+Remove when: response choices carry what a plugin adds to CompletionOutput.
+"""
+
+from vllm_infogain.patches import wrap_once
+
+
+def apply() -> None:
+    from vllm_infogain.engine import compat
+
+    wrap_once(compat.OpenAIServingCompletion, "request_output_to_completion_response", _report_completions)
+    wrap_once(compat.OpenAIServingCompletion, "completion_stream_generator", _stream_completions)
+    wrap_once(compat.OpenAIServingChat, "chat_completion_full_generator", _report_chat)
+    wrap_once(compat.OpenAIServingChat, "chat_completion_stream_generator", _stream_chat)
+    wrap_once(compat.SimpleContext, "append_output", _report_response)
+
+
+# Whole responses.
+
+
+def _report_completions(make_response):
+    def wrapper(self, final_res_batch, *args, **kwargs):
+        response = make_response(self, final_res_batch, *args, **kwargs)
+        if _is_ours(self):
+            _add_reports(response.choices, [output for result in final_res_batch for output in result.outputs])
+        return response
+
+    return wrapper
+
+
+def _report_chat(full_generator):
+    async def wrapper(self, request, result_generator, *args, **kwargs):
+        if not _is_ours(self):
+            return await full_generator(self, request, result_generator, *args, **kwargs)
+        last = None
+
+        async def watched():
+            nonlocal last
+            async for last in result_generator:
+                yield last
+
+        response = await full_generator(self, request, watched(), *args, **kwargs)
+        if last is not None and hasattr(response, "choices"):  # else it is an error
+            _add_reports(response.choices, last.outputs)
+        return response
+
+    return wrapper
+
+
+def _is_ours(serving) -> bool:
+    from vllm_infogain.plugin import is_active
+
+    return is_active(serving.engine_client.vllm_config)
+
+
+def _add_reports(choices, outputs) -> None:
+    for choice, output in zip(choices, outputs, strict=True):
+        if hasattr(output, "infogain"):
+            choice.infogain = output.infogain.report
+
+
+def _report_response(append_output):
+    def wrapper(self, output):
+        append_output(self, output)
+        sample = output.outputs[0]
+        if sample.finish_reason is not None and hasattr(sample, "infogain"):
+            self.kv_transfer_params = {**(self.kv_transfer_params or {}), "infogain": sample.infogain.report}
+
+    return wrapper
+
+
+# Streams.
+
+
+def _stream_completions(stream_generator):
+    def wrapper(
+        self, request, engine_inputs, result_generator, request_id, created_time, model_name, *args, tokenizer, **kwargs
+    ):
+        header = {"id": request_id, "object": "text_completion", "created": created_time, "model": model_name}
+
+        def made_of(outputs):
+            return stream_generator(
+                self, request, engine_inputs, outputs, request_id, created_time, model_name, *args,
+                tokenizer=tokenizer, **kwargs,
+            )  # fmt: skip
+
+        return _stream(self, request, result_generator, tokenizer, made_of, {"text": ""}, header)
+
+    return wrapper
+
+
+def _stream_chat(stream_generator):
+    def wrapper(self, request, result_generator, request_id, model_name, conversation, tokenizer, *args, **kwargs):
+        def made_of(outputs):
+            return stream_generator(
+                self, request, outputs, request_id, model_name, conversation, tokenizer, *args, **kwargs
+            )
+
+        return _stream(self, request, result_generator, tokenizer, made_of, {"delta": {}})
+
+    return wrapper
+
+
+def _stream(serving, request, result_generator, tokenizer, made_of, blank, header=None):
+    """Lines of a streamed response.
+
+    Args:
+        serving: vLLM's server of the endpoint.
+        request: its HTTP request.
+        result_generator: the engine's outputs.
+        tokenizer: of the model.
+        made_of: vLLM's stream generator, of engine outputs.
+        blank, header: of `CanvasStream`.
+    """
+    from vllm_infogain.settings import parse_settings
+    from vllm_infogain.streams import CanvasStream, ReportStream
+
+    if not _is_ours(serving):
+        return made_of(result_generator)
+
+    def decode(token):
+        return tokenizer.decode([token])
+
+    _, defaults = parse_settings(serving.engine_client.vllm_config.additional_config)
+    samples = request.n or 1
+    if (defaults | (request.vllm_xargs or {})).get("stream_mode") == "canvas":
+        stream = CanvasStream(result_generator, samples, blank=blank, decode=decode, header=header)
+    else:
+        stream = ReportStream(result_generator, samples)
+    return stream.lines(made_of(stream.outputs()))

@@ -1,0 +1,42 @@
+"""Check a streamed request of `/v1/responses` before its response starts.
+
+Why: there vLLM calls the engine only from inside the stream, when the status has long been sent: a refused request
+    would break the stream instead of getting HTTP 400.
+How: wrap `OpenAIServingResponses._generate_with_builtin_tools`, which is called before. It asks the engine for the
+    request once: our check in `AsyncLLM.generate` runs at the call, and a generator that is never read submits nothing.
+    Steps have no place in this endpoint's events, so that a request to stream them is refused as well.
+Upstream: none; `/v1/completions` and `/v1/chat/completions` call the engine before they stream.
+Remove when: `/v1/responses` does, too.
+"""
+
+from vllm_infogain.patches import wrap_once
+
+
+def apply() -> None:
+    from vllm_infogain.engine import compat
+
+    wrap_once(compat.OpenAIServingResponses, "_generate_with_builtin_tools", _check_before_response)
+
+
+def _check_before_response(generate_with_builtin_tools):
+    def wrapper(self, request_id, engine_input, sampling_params, *args, **kwargs):
+        from vllm_infogain.plugin import is_active
+
+        if is_active(self.engine_client.vllm_config):
+            _refuse_steps(sampling_params)
+            lora_request = kwargs.get("lora_request")
+            self.engine_client.generate(engine_input, sampling_params, request_id, lora_request=lora_request)
+        return generate_with_builtin_tools(self, request_id, engine_input, sampling_params, *args, **kwargs)
+
+    return wrapper
+
+
+def _refuse_steps(sampling_params) -> None:
+    from vllm_infogain.admission import RequestError
+    from vllm_infogain.engine.compat import RequestOutputKind
+    from vllm_infogain.values import ParameterError
+
+    wanted = (sampling_params.extra_args or {}).get("stream_mode")
+    if wanted == "canvas" and sampling_params.output_kind == RequestOutputKind.DELTA:
+        remedy = "/v1/responses streams text only; give 'block', or use /v1/completions or /v1/chat/completions"
+        raise RequestError(str(ParameterError("stream_mode", wanted, remedy)), parameter="stream_mode")

@@ -1,0 +1,133 @@
+"""A headless Chromium that a test can drive, what it did on the way, and what a reader of the live page does in it."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from vllm_infogain.page import ROUTE
+from vllm_infogain.params import SAMPLERS
+
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",  # it refuses to run as root with one
+    "--disable-dev-shm-usage",  # containers have little of it
+    "--disable-background-networking",
+    "--hide-scrollbars",
+)
+# What a screen reader says of a cell: position, token, step, nats.
+CELL = re.compile(r"Position (\d+): (\".*\"), written in step (\d+) at (\d+\.\d{4}) nats", re.DOTALL)
+
+
+@contextmanager
+def open_browser() -> Iterator[Chrome]:
+    """A fresh browser. Without one on this machine the test is skipped, and fails where CI is set."""
+    driver = shutil.which("chromedriver")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not driver or not chromium:
+        missing = "the live page is NOT TESTED: no chromium with chromedriver; install both (as root: `make browser`)"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    options = ChromeOptions()
+    options.binary_location = chromium
+    for option in OPTIONS:
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = Chrome(options, Service(driver))
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+@contextmanager
+def open_page(browser: Chrome, url: str) -> Iterator[Chrome]:
+    """The page, freshly loaded. At its end: no script failed, its policy refused nothing, it asked no other host."""
+    show_as(browser)
+    browser.get("about:blank")
+    console(browser)
+    requested_urls(browser)
+    browser.get(url + ROUTE)
+    wait_until(browser, lambda: len(Select(browser.find_element(By.ID, "left")).options) == len(SAMPLERS))
+    yield browser
+    assert [entry for entry in console(browser) if entry["source"] != "network"] == []
+    asked = requested_urls(browser)
+    assert f"{url}{ROUTE}/samplers" in asked
+    assert [target for target in asked if not target.startswith((f"{url}/", "data:"))] == []
+
+
+def show_as(browser: Chrome, width: int = 1180, height: int = 1000, scheme: str = "light") -> None:
+    """Set the size of the page's window in CSS pixels, and the colour scheme the reader prefers."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    preference = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [preference]})
+
+
+def console(browser: Chrome) -> list[dict]:
+    """Entries since the last call: script errors, what the policy refused, failed requests (source `network`)."""
+    return browser.get_log("browser")
+
+
+def requested_urls(browser: Chrome) -> list[str]:
+    """URLs of all requests since the last call."""
+    events = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
+    return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+
+
+def wait_until(browser: Chrome, condition) -> None:
+    WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda _: condition())
+
+
+def fill(browser: Chrome, **fields) -> None:
+    for name, value in fields.items():
+        field = browser.find_element(By.ID, name)
+        field.clear()
+        field.send_keys(str(value))
+
+
+def run(browser: Chrome, left: str = "entropy", right: str = "info_gain", expect: str = "Done.") -> None:
+    """Press the button and wait for the end of both runs, which must be as expected."""
+    Select(browser.find_element(By.ID, "left")).select_by_visible_text(left)
+    Select(browser.find_element(By.ID, "right")).select_by_visible_text(right)
+    browser.find_element(By.ID, "run").click()
+    wait_until(browser, lambda: text_of(browser, "status") != "Running…")
+    assert text_of(browser, "status") == expect, text_of(browser, "problem")
+    assert bool(text_of(browser, "problem")) == (expect != "Done.")
+
+
+def run_without_an_answer(browser: Chrome) -> str:
+    """The problem that is shown instead."""
+    run(browser, expect="Not done.")
+    assert not browser.find_element(By.ID, "results").is_displayed()
+    return text_of(browser, "problem")
+
+
+def text_of(browser: Chrome, name: str) -> str:
+    return browser.find_element(By.ID, name).text
+
+
+def cells(browser: Chrome) -> list[list[dict]]:
+    """Of both canvases, every cell: the text shown, its classes, and what a screen reader says."""
+    return browser.execute_script("""
+        const cells = (panel) => [...panel.querySelectorAll(".cell")].map((cell) => (
+            { text: cell.textContent, classes: [...cell.classList], label: cell.ariaLabel }));
+        return [...document.querySelectorAll(".panel")].map(cells);
+    """)
+
+
+def filled(browser: Chrome) -> list[int]:
+    return [sum("masked" not in cell["classes"] for cell in canvas) for canvas in cells(browser)]
+
+
+def written(canvas: list[dict]) -> list[tuple[int, str, int, str]]:
+    """(position, token, step, nats) of every cell, from what a screen reader says; all must be filled."""
+    found = [CELL.fullmatch(cell["label"]).groups() for cell in canvas]
+    return [(int(position), json.loads(token), int(step), nats) for position, token, step, nats in found]

@@ -1,0 +1,94 @@
+"""Clients of a server under test: asynchronous, each request with a deadline, the answer in a form to compare."""
+
+import asyncio
+import json
+import re
+import time
+import urllib.request
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from traffic import COMPLETIONS, Call
+
+DEADLINE = 60.0  # seconds for one request, however busy the server
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    choices: tuple[tuple[str, tuple[int, ...], str | None], ...] = ()  # (text, token ids, finish reason) by index
+    error: str = ""  # body of a refusal
+
+
+def client(url: str) -> httpx.AsyncClient:
+    # No time-out of a read: `DEADLINE` is for the whole request.
+    return httpx.AsyncClient(base_url=url, timeout=None, limits=httpx.Limits(max_connections=None))
+
+
+async def ask(http: httpx.AsyncClient, call: Call) -> Answer:
+    """The whole answer in one piece."""
+    async with asyncio.timeout(DEADLINE):
+        response = await http.post(call.path, json=call.body)
+    if response.status_code != 200:
+        return Answer(response.status_code, error=response.text)
+    choices = sorted(response.json()["choices"], key=lambda choice: choice["index"])
+    return Answer(200, tuple((_text(call, choice), tuple(choice["token_ids"]), choice["finish_reason"]) for choice in choices))
+
+
+async def ask_streamed(http: httpx.AsyncClient, call: Call, leave_after: int | None = None) -> Answer | None:
+    """The answer put together from its chunks; None where the client left after `leave_after` of them."""
+    texts, ids, reasons = defaultdict(str), defaultdict(tuple), {}
+    async with (
+        asyncio.timeout(DEADLINE),
+        http.stream("POST", call.path, json=call.body | {"stream": True}) as response,
+    ):
+        if response.status_code != 200:
+            return Answer(response.status_code, error=(await response.aread()).decode())
+        chunks = 0
+        async for line in response.aiter_lines():
+            if not line.startswith("data: ") or line == "data: [DONE]":
+                continue
+            chunk = json.loads(line.removeprefix("data: "))
+            if "error" in chunk:
+                return Answer(chunk["error"].get("code", 0), error=line)
+            for choice in chunk["choices"]:
+                index = choice["index"]
+                texts[index] += _text(call, choice)
+                ids[index] += tuple(choice.get("token_ids") or ())
+                reasons[index] = choice.get("finish_reason") or reasons.get(index)
+            chunks += 1
+            if chunks == leave_after:
+                return None
+    return Answer(200, tuple((texts[index], ids[index], reasons[index]) for index in sorted(reasons)))
+
+
+def _text(call: Call, choice: dict[str, Any]) -> str:
+    if call.path == COMPLETIONS:
+        return choice["text"]
+    return (choice["delta"] if "delta" in choice else choice["message"]).get("content") or ""
+
+
+def metrics(url: str) -> dict[str, float]:
+    """Sums of the server's metrics over their labels, by name."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
+        lines = response.read().decode().splitlines()
+    sums: dict[str, float] = defaultdict(float)
+    for line in lines:
+        if match := re.fullmatch(r"([\w:]+)(?:\{.*\})? (\S+)", line):
+            sums[match[1]] += float(match[2])
+    return dict(sums)
+
+
+def wait_until_idle(url: str, seconds: float = 30) -> None:
+    """Wait until no request runs or waits and every KV page is free, candidates' scratch pages included."""
+    deadline = time.monotonic() + seconds
+    while busy := {name: value for name, value in metrics(url).items() if value and _counts_what_is_held(name)}:
+        assert time.monotonic() < deadline, f"the server does not come to rest: {busy}"
+        time.sleep(0.2)
+
+
+def _counts_what_is_held(name: str) -> bool:
+    held = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
+    return name in held or name.startswith("infogain:scratch_pages")

@@ -1,0 +1,72 @@
+"""Whatever is sent to the routes we serve or add, drawn from the server's own OpenAPI schema, is never a server error."""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from clients import wait_until_idle
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from server import is_healthy, serve
+
+from vllm_infogain.embedded import SERVED_NAME
+from vllm_infogain.params import PARSERS
+
+pytestmark = pytest.mark.engine
+
+ROUTES = r"^/(v1/completions$|infogain)"
+EXAMPLES = 150  # of each route and mode
+
+# Of a generated body all but a few fields are mostly left out: of ten random fields one is always refused.
+values = st.one_of(
+    st.integers(), st.floats(allow_nan=False), st.booleans(), st.text(max_size=5), st.lists(st.integers(), max_size=2),
+    st.sampled_from(["info_gain", "beam", "best_of_n", "ar", "dual", "prefix", "only", "sequence", "cosine"]),
+    st.integers(0, 8),
+)  # fmt: skip
+knobs = st.dictionaries(st.sampled_from(sorted(PARSERS)), values, max_size=4)
+aims = st.none() | st.tuples(st.sets(st.integers(0, 40), max_size=3), knobs)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serve("--plugin", "infogain", environment={"VLLM_MAX_N_SEQUENCES": "8"}) as address:
+        yield address
+
+
+def aim(body: dict, kept: set[int], knobs: dict) -> dict:
+    """A request for our model that keeps a few of the generated fields."""
+    fields = {name: value for index, (name, value) in enumerate(sorted(body.items())) if index in kept}
+    return {"prompt": "judge 1+1=2", "max_tokens": 4, "vllm_xargs": knobs} | fields | {"model": SERVED_NAME}
+
+
+def test_no_request_that_the_schema_allows_or_forbids_is_a_server_error(url: str):
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json").include(path_regex=ROUTES)
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert any(operation.path == "/v1/completions" for operation in operations)
+    seen: Counter[int] = Counter()
+    for operation in operations:
+        for mode in GenerationMode.POSITIVE, GenerationMode.NEGATIVE:
+
+            @settings(
+                max_examples=EXAMPLES, derandomize=True, database=None, deadline=None,
+                phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck),
+            )  # fmt: skip
+            @given(case=operation.as_strategy(generation_mode=mode), aimed=aims)
+            def no_server_error(case, aimed) -> None:
+                if aimed and isinstance(case.body, dict) and case.path == "/v1/completions":
+                    case.body = aim(case.body, *aimed)
+                response = case.call(timeout=60)
+                seen[response.status_code] += 1
+                wrong = response.status_code >= 500 or re.search(r'"code": ?5\d\d', response.text)
+                assert not wrong, f"{case.as_curl_command()}\n{response.status_code} {response.text}"
+
+            no_server_error()
+    print(seen)
+    assert seen[200] > 30
+    assert seen[400] > 30
+    assert is_healthy(url)
+    wait_until_idle(url)

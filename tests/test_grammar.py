@@ -1,0 +1,175 @@
+"""Structured output: from a constraint to an automaton over the tokens of a model, and what admission refuses."""
+
+import itertools
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+from engines import MASK_ID
+from vllm import SamplingParams
+from vllm.sampling_params import StructuredOutputsParams
+from vllm.v1.structured_output.backend_types import StructuredOutputOptions
+
+from vllm_infogain import ParameterError
+from vllm_infogain.embedded.tokenizer import VOCAB, encode
+from vllm_infogain.engine import grammar
+from vllm_infogain.engine.grammar import CanvasGrammar, ModelTokens, automaton_of, pattern_of
+from vllm_infogain.sampling.automaton import allowed, is_completable, shortest
+from vllm_infogain.sampling.spelling import Spelling
+from vllm_infogain.structured import check_structured_outputs
+
+END, BLANK = 0, 1
+PIECES = ["a", "b", "c", "ab", "bc", "aab", "é", '"', "{", "}", ":", "1", "-", ".", "e+", "ok", "true", " ", "1.5"]
+# Of some characters only parts are tokens, as in byte-level vocabularies.
+PIECE_OF = dict(enumerate([*(text.encode() for text in PIECES), b"\xe2", b"\x82", b"\xac", b"\x82\xac"], start=2))
+TOKENS = ModelTokens(Spelling.of({text: [token] for token, text in PIECE_OF.items()}, 40), (END,))
+SCHEMA = {
+    "type": "object",
+    "properties": {"ok": {"type": "boolean"}, "e": {"type": "number"}, "a": {"enum": ["a", "ab"]}},
+    "required": ["ok"],
+    "additionalProperties": False,
+}
+
+
+def text_of(canvas) -> str:
+    """The canvas as text; end tokens stand at its end only."""
+    tokens = list(canvas)
+    while tokens and tokens[-1] == END:
+        tokens.pop()
+    return b"".join(PIECE_OF[token] for token in tokens).decode()
+
+
+def fits(automaton, tokens) -> bool:
+    return is_completable(automaton, np.array(tokens, dtype=int), BLANK)
+
+
+PATTERNS = [
+    "a(bc)?", "a|ab", "(ab|a)(c|bc)*", "[^b]{1,3}", "(a|b)*abb", "a*?b??", "(€|é)+", ".*", '"[^"]*"',
+    "-?1(\\.1+)?(e\\+1)?",
+    "(|a|ab)c", "(?i)OK( true)?",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("seed", range(5))
+def test_random_tokens_at_random_places_always_end_in_a_text_that_matches(pattern, seed):
+    rng = random.Random(f"{pattern} {seed}")
+    automaton = automaton_of(pattern, TOKENS)
+    canvas = np.full(shortest(automaton) + rng.randrange(8), BLANK)
+    for place in rng.sample(range(len(canvas)), len(canvas)):
+        (classes,) = allowed(automaton, canvas[None], BLANK, np.array([[place]]))[0]
+        canvas[place] = rng.choice(np.flatnonzero(classes[automaton.class_of]).tolist())
+    assert re.fullmatch(pattern, text_of(canvas)), (pattern, text_of(canvas))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_text_that_matches_can_be_written_token_by_token(pattern):
+    automaton = automaton_of(pattern, TOKENS)
+    for size in range(4):
+        for tokens in itertools.product(PIECE_OF, repeat=size):
+            spelled = b"".join(map(PIECE_OF.get, tokens)).decode(errors="replace")
+            matches = "\ufffd" not in spelled and re.fullmatch(pattern, spelled) is not None
+            assert fits(automaton, tokens) == matches, spelled
+
+
+def test_a_json_schema_is_filled_to_json_of_the_schema():
+    automaton = automaton_of(pattern_of(StructuredOutputOptions.JSON, json.dumps(SCHEMA)), TOKENS)
+    for seed in range(10):
+        rng, canvas = random.Random(seed), np.full(24, BLANK)
+        for place in rng.sample(range(24), 24):
+            (classes,) = allowed(automaton, canvas[None], BLANK, np.array([[place]]))[0]
+            canvas[place] = rng.choice(np.flatnonzero(classes[automaton.class_of]).tolist())
+        value = json.loads(text_of(canvas))
+        assert value["ok"] is True  # no token spells "false"
+        assert value.keys() <= {"ok", "e", "a"}
+
+
+def test_a_choice_is_one_of_its_texts_literally():
+    automaton = automaton_of(pattern_of(StructuredOutputOptions.CHOICE, '["a", "ab", "1.1"]'), TOKENS)
+    strings = {text_of(t) for n in range(4) for t in itertools.product(PIECE_OF, repeat=n) if fits(automaton, t)}
+    assert strings == {"a", "ab", "1.1"}
+
+
+def test_the_scheduler_s_check_takes_a_canvas_in_blocks_with_its_end_tokens_and_nothing_else():
+    finished = CanvasGrammar(automaton_of("a(bc)?", TOKENS))
+    a, bc = 2, 6
+    assert finished.accept_tokens("", [a])
+    assert finished.is_terminated()
+    assert finished.accept_tokens("", [bc, END])
+    assert finished.accept_tokens("", [END, END])
+    assert not finished.accept_tokens("", [a])
+    assert not finished.is_terminated()
+
+
+@pytest.mark.parametrize("pattern", ["a(?=b)", "(a)\\1", "(", "abc$", "^abc", "\\bab\\b"])
+def test_what_is_no_regular_expression_of_a_whole_text_is_refused(pattern):
+    with pytest.raises(ValueError):
+        automaton_of(pattern, TOKENS)
+
+
+def test_a_grammar_too_large_to_serve_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="over bytes"):
+        automaton_of(r"\w{200}", TOKENS)
+    monkeypatch.setattr(grammar, "MAX_MOVES", 100)
+    with pytest.raises(ValueError, match="moves"):
+        automaton_of("a{200}", TOKENS)
+
+
+# Admission.
+
+
+@pytest.fixture(scope="module")
+def served(checkpoint):
+    from test_admission import config
+    from vllm.config import StructuredOutputsConfig
+
+    return config(checkpoint, structured_outputs_config=StructuredOutputsConfig(backend="outlines"))
+
+
+def check(served, canvas=None, size=20, params=None, **constraint):
+    canvas = [MASK_ID] * size if canvas is None else canvas
+    structured = StructuredOutputsParams(**constraint)
+    check_structured_outputs(
+        SamplingParams(max_tokens=len(canvas), structured_outputs=structured, **(params or {})), canvas, served
+    )
+
+
+def test_what_fits_the_canvas_is_let_in(served):
+    check(served, regex="[0-9]{20}")
+    check(served, choice=["no", "none", "not at all"])
+    check(served, size=40, json=SCHEMA)
+    check(served, canvas=[*encode("no"), MASK_ID, *encode("e"), MASK_ID], choice=["no", "none"])
+    check(served, regex="a", params={"stop_token_ids": [VOCAB["b"]], "logit_bias": {7: 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("constraint", "more", "message"),
+    [
+        ({"grammar": "root ::= 'a'"}, {}, "structured_outputs.grammar"),
+        ({"structural_tag": "{}"}, {}, "structured_outputs.structural_tag"),
+        ({"json_object": True}, {}, "structured_outputs.json_object"),
+        ({"choice": []}, {}, "structured_outputs.choice"),
+        ({"json": SCHEMA, "whitespace_pattern": " "}, {}, "whitespace_pattern"),
+        ({"json": "{"}, {}, "structured_outputs.json='{': cannot be compiled"),
+        ({"regex": "a(?=b)"}, {}, "structured_outputs.regex"),
+        ({"regex": "a{21}"}, {}, "max_tokens=20: the shortest text that matches takes 21 tokens"),
+        ({"regex": "é"}, {}, "no tokens of this model spell"),
+        ({"regex": "b+"}, {"canvas": [MASK_ID, VOCAB["a"]]}, "cannot be completed"),
+        ({"regex": "b+"}, {"params": {"allowed_token_ids": [7]}}, "allowed_token_ids"),
+        ({"regex": "b+"}, {"params": {"bad_words": ["b"]}}, "bad_words"),
+        ({"regex": "b+"}, {"params": {"min_tokens": 2}}, "min_tokens=2"),
+        ({"regex": "b+"}, {"params": {"stop_token_ids": [VOCAB["b"]]}}, "stop_token_ids"),
+    ],
+)
+def test_what_the_canvas_cannot_be_held_to_is_refused_by_name(served, constraint, more, message):
+    with pytest.raises(ParameterError, match=re.escape(message)):
+        check(served, **more, **constraint)
+
+
+def test_a_server_whose_settings_would_alter_the_constraint_is_named(checkpoint):
+    from test_admission import config
+
+    with pytest.raises(ParameterError, match=r"structured_outputs_config\.backend='auto'"):
+        check(config(checkpoint), regex="a")

@@ -1,0 +1,247 @@
+"""The live page: what is served, and what a reader of it sees in a real browser."""
+
+import json
+import os
+import re
+import urllib.request
+from pathlib import Path
+
+import openai
+import pytest
+from browser import (
+    CELL,
+    cells,
+    console,
+    fill,
+    filled,
+    open_browser,
+    open_page,
+    run,
+    run_without_an_answer,
+    show_as,
+    text_of,
+    wait_until,
+    written,
+)
+from fastapi import FastAPI
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from server import serve
+from vllm.plugins import load_endpoint_plugins
+from vllm.plugins.endpoint_plugins.interface import EndpointPlugin, attach_endpoint_plugins
+
+from vllm_infogain.embedded import SERVED_NAME
+from vllm_infogain.page import ROUTE, Page
+from vllm_infogain.params import SAMPLERS
+
+PLUGINS = "infogain,infogain_page"
+KEY = "a-key"
+PROMPT = "sudoku\n1..4\n....\n..2.\n...."
+CANVAS = 20
+KNOBS = {"tokens_per_step": 2, "block_length": 0}
+
+
+# Whether it is there at all.
+
+
+@pytest.mark.parametrize("named", [None, "", "infogain"])
+def test_the_page_is_not_there_unless_its_plugin_is_named(named, monkeypatch):
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    if named is not None:
+        monkeypatch.setenv("VLLM_PLUGINS", named)
+    app = FastAPI()
+    attach_endpoint_plugins(app, ("generate",))
+    assert not [route.path for route in app.routes if route.path.startswith(ROUTE)]
+
+
+def test_vllm_loads_the_page_where_its_plugin_is_named_and_the_model_generates(monkeypatch):
+    monkeypatch.setenv("VLLM_PLUGINS", PLUGINS)
+    (page,) = load_endpoint_plugins(("generate",))
+    assert isinstance(page, Page)
+    assert isinstance(page, EndpointPlugin)
+    assert page.name in PLUGINS.split(",")
+    assert load_endpoint_plugins(("embed",)) == []
+
+
+# What is served.
+
+
+@pytest.fixture(scope="module")
+def url():
+    with serve("--plugin", "infogain", "--api-key", KEY, environment={"VLLM_PLUGINS": PLUGINS}) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=120) as client:
+        yield client
+
+
+def fetch(url: str):
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return response.headers, response.read().decode()
+
+
+@pytest.mark.engine
+def test_the_page_and_its_files_come_with_a_policy_that_allows_nothing_from_elsewhere(url):
+    _, html = fetch(url + ROUTE)
+    files = re.findall(r'(?:src|href)="([^":]+)"', html)
+    assert sorted(files) == ["infogain/page.css", "infogain/page.js"]
+    for path in [ROUTE, *(f"/{name}" for name in files)]:
+        headers, content = fetch(url + path)
+        policy = dict(part.split(maxsplit=1) for part in headers["Content-Security-Policy"].split("; "))
+        assert policy["default-src"] == "'none'"
+        assert {source for sources in policy.values() for source in sources.split()} <= {
+            "'none'", "'self'", "data:", "'script'"
+        }  # fmt: skip
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        outside = set(re.findall(r"https?://[^\s'\"]+", content)) - {"http://www.w3.org/2000/svg"}
+        assert not outside, f"{path} names {outside}"
+
+
+@pytest.mark.engine
+def test_the_samplers_offered_are_those_that_a_request_may_name(url, client):
+    offered = json.loads(fetch(f"{url}{ROUTE}/samplers")[1])["samplers"]
+    assert [sampler["name"] for sampler in offered] == list(SAMPLERS)
+    assert {sampler["name"] for sampler in offered if not sampler["streams_canvas"]} == {"beam", "best_of_n"}
+
+
+# What a reader sees.
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser, url):
+    with open_page(browser, url) as page:
+        fill(page, key=KEY, prompt=PROMPT, max_tokens=CANVAS, seed=1, temperature=0, **KNOBS)
+        yield page
+
+
+def figures(browser) -> list[dict[str, str]]:
+    return browser.execute_script("""
+        const figures = (panel) => Object.fromEntries(
+            [...panel.querySelectorAll("[data-figure]")].map((cell) => [cell.dataset.figure, cell.textContent]));
+        return [...document.querySelectorAll(".panel")].map(figures);
+    """)
+
+
+def answer(client, tokenizer, sampler: str) -> tuple[str, list[tuple], dict]:
+    """The API's own answer to what the form holds: its text, (position, token, step, nats) by position, the report."""
+    knobs = {**KNOBS, "sampler": sampler, "return_trajectory": True}
+    response = client.completions.create(
+        model=SERVED_NAME, prompt=PROMPT, max_tokens=CANVAS, temperature=0, seed=1, extra_body={"vllm_xargs": knobs}
+    )
+    report = response.choices[0].infogain
+    places = [
+        (position, tokenizer.decode([token]), number, f"{entropy:.4f}")
+        for number, step in enumerate(report["trajectory"], start=1)
+        for position, token, entropy in zip(step["positions"], step["tokens"], step["entropies"], strict=True)
+    ]
+    return response.choices[0].text, sorted(places), report
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    from vllm_infogain.embedded import model_path
+
+    return AutoTokenizer.from_pretrained(model_path())
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("samplers", [("entropy", "info_gain"), ("beam", "best_of_n")])
+def test_both_canvases_and_their_figures_are_the_apis_answers(samplers, page, client, tokenizer):
+    run(page, *samplers)
+    for sampler, canvas, shown in zip(samplers, cells(page), figures(page), strict=True):
+        text, places, report = answer(client, tokenizer, sampler)
+        assert written(canvas) == places
+        assert "".join(token for _, token, *_ in places).startswith(text)
+        names = ("steps", "forwards", "rows", "bypassed_steps")
+        assert shown == {name: str(report[name]) for name in names} | {
+            "cumulative_entropy": f"{report['cumulative_entropy']:.4f}"
+        }
+        last = [position for position, _, step, _ in places if step == report["steps"]]
+        assert [position for position, cell in enumerate(canvas) if "newest" in cell["classes"]] == last
+    assert console(page) == []
+
+
+@pytest.mark.engine
+def test_the_slider_replays_both_runs_by_keyboard(page):
+    run(page)
+    slider = page.find_element(By.ID, "step")
+    assert (text_of(page, "shown"), filled(page)) == ("10 of 10", [CANVAS, CANVAS])
+    slider.send_keys(Keys.ARROW_LEFT)
+    assert (text_of(page, "shown"), filled(page)) == ("9 of 10", [CANVAS - 2, CANVAS - 2])
+    slider.send_keys(Keys.HOME)
+    assert filled(page) == [0, 0]
+    assert {cell["text"] for canvas in cells(page) for cell in canvas} == {"·"}
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert [sum("newest" in cell["classes"] for cell in canvas) for canvas in cells(page)] == [2, 2]
+    slider.send_keys(Keys.END)
+    assert filled(page) == [CANVAS, CANVAS]
+
+
+@pytest.mark.engine
+def test_a_replay_ends_with_the_last_step(page):
+    run(page)
+    page.find_element(By.ID, "replay").click()
+    wait_until(page, lambda: 0 < sum(filled(page)) < 2 * CANVAS)
+    wait_until(page, lambda: text_of(page, "replay") == "Replay")
+    assert filled(page) == [CANVAS, CANVAS]
+
+
+@pytest.mark.engine
+def test_the_numbers_of_a_token_are_shown_on_focus_and_the_arrow_keys_move_it(page):
+    run(page)
+    first = page.find_element(By.CSS_SELECTOR, ".panel .cell")
+    first.send_keys(Keys.ARROW_RIGHT)
+    note = page.find_element(By.CSS_SELECTOR, ".panel .cell-note")
+    assert note.text == cells(page)[0][1]["label"]
+    page.switch_to.active_element.send_keys(Keys.END)
+    assert CELL.fullmatch(note.text).groups()[:2] == (str(CANVAS - 1), '"<|eos|>"')
+
+
+@pytest.mark.engine
+def test_a_screenshot_is_small_enough_to_keep(page, tmp_path):
+    """`INFOGAIN_SCREENSHOT=vllm_infogain/page/screenshot.png pytest tests/test_page.py -k screenshot` keeps it."""
+    run(page)
+    page.find_element(By.ID, "step").send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    page.execute_script("document.activeElement.blur()")
+    show_as(page, height=page.execute_script("return document.documentElement.scrollHeight"))
+    path = Path(os.environ.get("INFOGAIN_SCREENSHOT", tmp_path / "page.png"))
+    assert page.save_screenshot(str(path))
+    assert 20_000 < path.stat().st_size < 300_000
+
+
+# What goes wrong is said in words.
+
+
+@pytest.mark.engine
+def test_a_refused_value_is_named_with_its_remedy(page):
+    fill(page, tokens_per_step=0)
+    run(page, expect="Not done.")
+    assert text_of(page, "problem") == "HTTP 400: tokens_per_step=0: give a whole number of 1 or more"
+
+
+@pytest.mark.engine
+def test_a_problem_of_one_sampler_leaves_the_other_its_answer(page):
+    fill(page, tokens_per_step=1)
+    extra = "document.getElementById('left').add(new Option('best'))"
+    page.execute_script(extra)
+    run(page, left="best", expect="Not done.")
+    assert text_of(page, "problem").startswith("best: HTTP 400: sampler='best': give one of info_gain")
+    assert filled(page) == [0, CANVAS]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("key", ["", "wrong"])
+def test_a_wrong_api_key_is_said_to_be_wrong(key, page):
+    fill(page, key=key)
+    assert run_without_an_answer(page).startswith("HTTP 401: the server wants an API key")

@@ -1,0 +1,173 @@
+"""The live page before streams that no small model makes: any text, any cut, any end. No engine runs."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from browser import (
+    cells,
+    fill,
+    filled,
+    open_browser,
+    open_page,
+    run,
+    run_without_an_answer,
+    show_as,
+    text_of,
+    wait_until,
+    written,
+)
+from fastapi import FastAPI
+from selenium.webdriver.common.by import By
+
+from vllm_infogain.page import Page
+
+REPORT = {"steps": 1, "forwards": 1, "rows": 9, "bypassed_steps": 0, "cumulative_entropy": 1.0}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A server of the page, with a model's name and no model."""
+    app = FastAPI()
+    Page().attach_router(app)
+    app.get("/v1/models")(lambda: {"data": [{"id": "none"}]})
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser, url):
+    with open_page(browser, url) as page:
+        yield page
+
+
+def event(**choice) -> str:
+    return f"data: {json.dumps({'choices': [{'index': 0, **choice}]}, ensure_ascii=False)}\n\n"
+
+
+def steps(texts: list[str], entropies: list[float]) -> str:
+    """The event of one step that writes these tokens from the left."""
+    positions = list(range(len(texts)))
+    taken = {"positions": positions, "text": texts, "entropies": entropies, "objective": [], "chosen": 0}
+    return event(infogain_steps=[{**taken, "tokens": positions, "bypassed": False}])
+
+
+END = event(finish_reason="length", infogain=REPORT) + "data: [DONE]\n\n"
+
+
+def pretend(browser, stream: str, *, cut: int = 10**6, end: str = "close") -> None:
+    """Have every completion answered with this stream, `cut` bytes at a time; `end`: close, error or wait."""
+    browser.execute_script(
+        """
+        const [bytes, cut, end] = arguments;
+        const real = window.fetch;
+        const source = (signal) => ({
+            start(controller) {
+                signal.addEventListener("abort", () => controller.error(signal.reason));
+                for (let i = 0; i < bytes.length; i += cut) controller.enqueue(new Uint8Array(bytes.slice(i, i + cut)));
+                if (end === "close") controller.close();
+                if (end === "error") setTimeout(() => controller.error(new TypeError("network error")), 100);
+            },
+        });
+        window.fetch = (url, options) => url === "v1/completions"
+            ? Promise.resolve(new Response(new ReadableStream(source(options.signal)))) : real(url, options);
+        """,
+        list(stream.encode()), cut, end,
+    )  # fmt: skip
+
+
+def test_any_text_is_shown_as_text(page):
+    texts = ["<img src=x onerror=alert(1)>", "</li></ol>", "&lt;", "\u202e", "", "\0", "'\"`", "<script>"]
+    pretend(page, steps(texts, [0.0] * len(texts)) + END)
+    run(page)
+    for canvas in cells(page):
+        assert [cell["text"] for cell in canvas[: len(texts)]] == [text.replace(" ", "␣") for text in texts]
+    assert page.execute_script("return document.querySelectorAll('main img, main script').length") == 0
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 7])
+def test_no_event_is_lost_wherever_its_bytes_are_cut(cut, page):
+    texts = ["é", "漢", "😀", "data: x"]
+    pretend(page, steps(texts[:2], [0.5, 0.5]) + steps(texts, [0.25] * 4).replace("\n", "\r\n") + END, cut=cut)
+    run(page)
+    assert [token for _, token, *_ in written(cells(page)[0][:4])] == texts
+    assert text_of(page, "shown") == "2 of 2"
+
+
+def test_a_cells_class_tells_its_entropy_as_the_legend_says(page):
+    entropies = [0.0, 0.0099, 0.01, 0.0999, 0.1, 0.3, 0.999, 1.0, 12.0]
+    pretend(page, steps([*"abcdefghi"], entropies) + END)
+    run(page)
+    classes = [next(name for name in cell["classes"] if name[0] == "h") for cell in cells(page)[0][: len(entropies)]]
+    assert classes == ["h0", "h0", "h1", "h1", "h2", "h3", "h3", "h4", "h4"]
+
+
+BROKEN = {  # what comes, how it ends, what is said
+    "an error in the stream": ('data: {"error": {"message": "out of pages"}}\n\n', "close", "out of pages"),
+    "a stream that ends early": (steps(["a"], [0.0]), "close", "the connection ended before the answer did."),
+    "a connection that breaks": (
+        steps(["a"], [0.0]), "error", "the connection broke before the answer was complete."
+    ),
+    "an engine that is not ours": (
+        event(text="a", finish_reason="stop") + "data: [DONE]\n\n", "close",
+        "the answer has no report: was the server started with --plugin infogain?",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_stream_that_breaks_is_explained(what, page):
+    stream, end, said = BROKEN[what]
+    pretend(page, stream, end=end)
+    run(page, expect="Not done.")
+    assert text_of(page, "problem") == said
+
+
+def test_a_run_can_be_stopped_and_keeps_what_was_written(page):
+    pretend(page, steps(["a", "b"], [0.0, 0.0]), end="wait")
+    page.find_element(By.ID, "run").click()
+    wait_until(page, lambda: filled(page) == [2, 2])
+    page.find_element(By.ID, "stop").click()
+    wait_until(page, lambda: text_of(page, "status") == "Stopped.")
+    assert (filled(page), text_of(page, "problem")) == ([2, 2], "")
+
+
+def test_a_field_that_is_no_number_is_named(page):
+    fill(page, temperature="1e")
+    assert run_without_an_answer(page) == "Temperature: give a number."
+
+
+def test_a_server_out_of_reach_is_said_to_be(page):
+    unreachable = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    page.execute_cdp_cmd("Network.emulateNetworkConditions", unreachable)
+    try:
+        assert run_without_an_answer(page) == "the server could not be reached: does it still run?"
+    finally:
+        page.execute_cdp_cmd("Network.emulateNetworkConditions", unreachable | {"offline": False})
+
+
+@pytest.mark.parametrize("width", [400, 1180])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_sticks_out_at_any_width_and_the_colours_are_the_readers(width, scheme, page):
+    show_as(page, width, scheme=scheme)
+    long = "a-very-long-token-of-some-vocabulary " * 4
+    pretend(page, steps(["a", "\n", long] * 30, [0.1] * 90) + END)
+    run(page)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    red = page.execute_script("return getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
+    assert (int(red) < 128) == (scheme == "dark")

@@ -1,0 +1,278 @@
+"""What is added to a streamed response, with a stand-in for vLLM's generator: order, errors, and what leaving does."""
+
+import asyncio
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vllm_infogain.progress import Progress
+from vllm_infogain.streams import CanvasStream, ReportStream
+
+HEADER = {"id": "cmpl-1", "object": "text_completion", "created": 5, "model": "tiny"}
+
+
+@dataclass
+class Engine:
+    """A source of outputs that notes how it ended."""
+
+    items: Iterable[Any]
+    waits: bool = False  # for ever behind the last item
+    ended: str = "not"
+    waiting: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def outputs(self):
+        try:
+            for item in self.items:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+            if self.waits:
+                self.waiting.set()
+                await asyncio.Event().wait()
+            self.ended = "whole"
+        except (asyncio.CancelledError, GeneratorExit):
+            self.ended = "aborted"
+            raise
+
+
+def sample(text: str = "", *, index: int = 0, finish: str | None = None, progress: Progress | None = None, steps=()):
+    """One CompletionOutput, a token per character, and what the scheduler said with it."""
+    progress = progress or Progress()
+    progress.update({"report": {"forwards": len(text)}, "steps": list(steps)})
+    return SimpleNamespace(
+        index=index, text=text, token_ids=[ord(letter) for letter in text], finish_reason=finish, infogain=progress
+    )
+
+
+def item(*outputs) -> SimpleNamespace:
+    return SimpleNamespace(outputs=list(outputs))
+
+
+def step(*tokens: int) -> dict[str, Any]:
+    return {"tokens": list(tokens)}
+
+
+async def vllms_generator(results, opening: bool = False, samples: int = 1):
+    """As vLLM's are: one line per output, none for outputs without text before the first, errors as a line."""
+    is_first = True
+    try:
+        async for result in results:
+            prompt, result = result if isinstance(result, tuple) else (0, result)
+            if is_first and opening:
+                yield line(index=0, role="assistant")
+            is_first = False
+            for output in result.outputs:
+                choice = {"text": output.text, "finish_reason": output.finish_reason}
+                yield line(index=prompt * samples + output.index, **choice)
+    except ValueError as error:
+        yield f"data: {json.dumps({'error': {'message': str(error)}})}\n\n"
+    yield "data: [DONE]\n\n"
+
+
+def line(**choice) -> str:
+    return f"data: {json.dumps({**HEADER, 'choices': [choice]})}\n\n"
+
+
+def canvas_stream(engine: Engine, samples: int = 1, header=HEADER) -> CanvasStream:
+    return CanvasStream(engine.outputs(), samples, blank={"text": ""}, decode=chr, header=header)
+
+
+def told(line: str) -> Any:
+    """A line in short: the text of a choice, the texts of its steps, or what else it is."""
+    data = line.removeprefix("data: ").strip()
+    if data == "[DONE]":
+        return data
+    chunk = json.loads(data)
+    if "error" in chunk:
+        return chunk["error"]["message"]
+    (choice,) = chunk["choices"]
+    if "infogain_steps" in choice:
+        return ["".join(step["text"]) for step in choice["infogain_steps"]]
+    return choice.get("role", choice.get("text"))
+
+
+def lines_of(stream: ReportStream, **generator) -> list[str]:
+    async def collect():
+        return [line async for line in stream.lines(vllms_generator(stream.outputs(), **generator))]
+
+    return asyncio.run(collect())
+
+
+# Reports.
+
+
+def test_only_the_chunk_with_the_finish_reason_carries_the_report():
+    progress = Progress()
+    items = [item(sample("ab", progress=progress)), item(sample("cd", finish="length", progress=progress))]
+    lines = lines_of(ReportStream(Engine(items).outputs(), 1))
+    assert [told(line) for line in lines] == ["ab", "cd", "[DONE]"]
+    first, last = (json.loads(line.removeprefix("data: "))["choices"][0] for line in lines[:2])
+    assert "infogain" not in first
+    assert last["infogain"] == {"forwards": 2}
+
+
+def test_every_line_but_the_last_passes_unchanged():
+    items = [item(sample("ab")), item(sample("cä"))]
+    lines = lines_of(ReportStream(Engine(items).outputs(), 1))
+    assert lines == [line(index=0, text=text, finish_reason=None) for text in ("ab", "cä")] + ["data: [DONE]\n\n"]
+
+
+def test_choices_of_several_prompts_and_samples_get_their_own_reports():
+    ends = [(0, 0, "a"), (1, 1, "bb"), (0, 1, "ccc"), (1, 0, "dddd")]
+    items = [(prompt, item(sample(text, index=index, finish="length"))) for prompt, index, text in ends]
+    lines = lines_of(ReportStream(Engine(items).outputs(), 2), samples=2)
+    choices = [json.loads(line.removeprefix("data: "))["choices"][0] for line in lines[:-1]]
+    assert {choice["index"]: choice["infogain"]["forwards"] for choice in choices} == {0: 1, 3: 2, 1: 3, 2: 4}
+
+
+def test_an_output_of_another_engine_passes_without_a_report():
+    output = SimpleNamespace(index=0, text="a", token_ids=[1], finish_reason="stop")
+    lines = lines_of(ReportStream(Engine([item(output)]).outputs(), 1))
+    assert lines[0] == line(index=0, text="a", finish_reason="stop")
+
+
+# Steps.
+
+
+def test_steps_come_before_the_text_they_complete_and_as_soon_as_they_are_taken():
+    def items():
+        progress = Progress()
+        yield item(sample(progress=progress, steps=[step(98)]))
+        yield item(sample("ab", progress=progress, steps=[step(97)]))
+        yield item(sample(progress=progress, steps=[step(99), step(100)]))
+        yield item(sample("cd", finish="length", progress=progress))
+
+    lines = lines_of(canvas_stream(Engine(items())))
+    assert [told(line) for line in lines] == [["b"], ["a"], "ab", ["c", "d"], "cd", "[DONE]"]
+
+
+def test_a_step_is_sent_while_vllms_generator_waits_for_text():
+    async def first_line():
+        engine = Engine([item(sample(steps=[step(97)]))], waits=True)
+        stream = canvas_stream(engine)
+        lines = stream.lines(vllms_generator(stream.outputs()))
+        async with asyncio.timeout(5):
+            line = await anext(lines)
+        await lines.aclose()
+        return line
+
+    assert told(asyncio.run(first_line())) == ["a"]
+
+
+def test_a_chunk_of_steps_is_an_ordinary_chunk_without_text():
+    lines = lines_of(canvas_stream(Engine([(1, item(sample("ab", steps=[step(98, 97)])))]), samples=3), samples=3)
+    choice = {"index": 3, "text": "", "logprobs": None, "finish_reason": None}
+    choice["infogain_steps"] = [{"tokens": [98, 97], "text": ["b", "a"]}]
+    assert json.loads(lines[0].removeprefix("data: ")) == {**HEADER, "choices": [choice]}
+
+
+def test_the_opening_of_a_chat_comes_before_the_first_step_whose_chunk_takes_its_header():
+    items = [item(sample("ab", finish="length", steps=[step(97)]))]
+    lines = lines_of(canvas_stream(Engine(items), header=None), opening=True)
+    assert [told(line) for line in lines] == ["assistant", ["a"], "ab", "[DONE]"]
+    assert json.loads(lines[1].removeprefix("data: ")).items() >= HEADER.items()
+
+
+def test_the_text_is_that_of_a_stream_without_steps_line_by_line():
+    def items():
+        one, two = Progress(), Progress()
+        yield item(sample(progress=one, steps=[step(97)]), sample("xy", index=1, progress=two, steps=[step(120)]))
+        yield item(sample("ab", progress=one))
+        yield item(sample("z", index=1, progress=two, finish="stop"))
+        yield item(sample("c", progress=one, finish="length"))
+
+    canvas = lines_of(canvas_stream(Engine(items()), samples=2))
+    block = lines_of(ReportStream(Engine(items()).outputs(), 2))
+    texts = [line for line in canvas if "infogain_steps" not in line]
+    assert texts == [line for line in block if '"text":""' not in line.replace(" ", "")]
+    assert len(canvas) == len(texts) + 2
+
+
+# Errors and leaving.
+
+
+@pytest.mark.parametrize("make", [lambda engine: ReportStream(engine.outputs(), 1), canvas_stream])
+def test_an_error_of_the_engine_ends_the_stream_as_vllm_says_it(make):
+    engine = Engine([item(sample("ab")), ValueError("the engine died")])
+    assert [told(line) for line in lines_of(make(engine))] == ["ab", "the engine died", "[DONE]"]
+
+
+def test_an_error_in_a_step_ends_the_stream_as_vllm_says_it():
+    engine = Engine([item(sample("ab", steps=[step(-1)]))])
+    (message, done) = [told(line) for line in lines_of(canvas_stream(engine))]
+    assert "chr()" in message
+    assert done == "[DONE]"
+
+
+def test_an_error_of_the_generator_itself_is_not_lost():
+    async def broken(results):
+        async for _ in results:
+            raise RuntimeError("broken")
+        yield ""
+
+    async def collect():
+        stream = canvas_stream(Engine([item(sample("ab"))]))
+        return [line async for line in stream.lines(broken(stream.outputs()))]
+
+    with pytest.raises(RuntimeError, match="broken"):
+        asyncio.run(collect())
+
+
+@pytest.mark.parametrize("make", [lambda engine: ReportStream(engine.outputs(), 1), canvas_stream])
+@pytest.mark.parametrize("leave", ["cancelled while it waits", "closed between two lines", "cancelled twice"])
+def test_leaving_aborts_the_request_at_once(make, leave):
+    async def run():
+        engine = Engine([item(sample("ab")), item(sample("cd"))], waits=True)
+        stream = make(engine)
+        lines = stream.lines(vllms_generator(stream.outputs()))
+        if leave == "closed between two lines":
+            assert told(await anext(lines)) == "ab"
+            await lines.aclose()
+        else:
+
+            async def read():
+                async for _ in lines:
+                    pass
+
+            reader = asyncio.create_task(read())
+            await engine.waiting.wait()
+            reader.cancel()
+            if leave == "cancelled twice":
+                await asyncio.sleep(0)
+                reader.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reader
+        assert engine.ended == "aborted"
+
+    asyncio.run(run())
+
+
+def test_a_second_cancellation_does_not_reach_the_engine_in_the_midst_of_the_abort():
+    async def run():
+        aborted = asyncio.Event()
+
+        async def outputs():
+            try:
+                await asyncio.Event().wait()
+                yield
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.05)  # the message to the engine
+                aborted.set()
+                raise
+
+        stream = CanvasStream(outputs(), 1, blank={}, decode=chr, header=HEADER)
+        lines = stream.lines(vllms_generator(stream.outputs()))
+        reader = asyncio.create_task(anext(lines))
+        await asyncio.sleep(0.01)
+        for _ in range(3):
+            reader.cancel()
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(5):
+            await aborted.wait()
+        assert reader.cancelled()
+
+    asyncio.run(run())

@@ -1,0 +1,133 @@
+"""A real server under random traffic: every answer is right, every fault is refused, everything is given back."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+
+import httpx
+import pytest
+from clients import Answer, ask, ask_streamed, client, metrics, wait_until_idle
+from server import serve
+from traffic import Call, invalid_call, valid_call
+
+pytestmark = pytest.mark.engine
+
+SEED = 20250611
+CLIENTS = 16
+REQUESTS = 2000
+SCARCE_REQUESTS = 500
+# What a client does with a request, and how often. Those that leave have no answer to compare.
+MANNERS = {"whole": 10, "streamed": 4, "spoiled": 4, "spoiled, streamed": 1, "aborted": 2, "left mid-stream": 2}
+
+Expected = list[tuple[Call, Answer]]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serve("--plugin", "infogain") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def expected(url: str) -> Expected:
+    """Distinct valid requests and what each is answered alone."""
+    rng = random.Random(SEED)
+    calls = [valid_call(rng) for _ in range(150)]
+
+    async def one_by_one() -> Expected:
+        async with client(url) as http:
+            return [(call, await ask(http, call)) for call in calls]
+
+    pairs = asyncio.run(one_by_one())
+    assert all(answer.status == 200 for _, answer in pairs), [pair for pair in pairs if pair[1].status != 200]
+    assert len({answer.choices for _, answer in pairs}) > 100, "the requests do not tell answers apart"
+    return pairs
+
+
+async def send(http: httpx.AsyncClient, manner: str, rng: random.Random, expected: Expected) -> str | None:
+    """Send one request; returns what was wrong with what came back."""
+    call, due = rng.choice(expected)
+    send_it = ask_streamed if "stream" in manner else ask
+    try:
+        if manner == "aborted":
+            try:
+                async with asyncio.timeout(rng.uniform(0, 0.5)):
+                    answer = await ask(http, call)
+            except TimeoutError:
+                return None
+        elif manner == "left mid-stream":
+            answer = await ask_streamed(http, call, leave_after=rng.randint(1, 2))
+            if answer is None:
+                return None
+        elif manner.startswith("spoiled"):
+            call = invalid_call(rng)
+            answer = await send_it(http, call)
+            is_refused = answer.status == 400 and call.refused in answer.error
+            return None if is_refused else f"{manner}: {call}\n  got {answer}"
+        else:
+            answer = await send_it(http, call)
+    except (TimeoutError, httpx.HTTPError) as error:
+        return f"{manner}: {call}\n  got {error!r}"
+    return None if answer == due else f"{manner}: {call}\n  got {answer}\n  due {due}"
+
+
+async def besiege(
+    url: str, count: int, expected: Expected, meanwhile: Callable[[httpx.AsyncClient], Awaitable[None]] | None = None
+) -> list[str]:
+    """`count` random requests from many clients at once, `meanwhile` beside them; returns what went wrong."""
+    rng = random.Random(SEED)
+    manners = rng.choices(list(MANNERS), list(MANNERS.values()), k=count)
+    assert min(Counter(manners).values()) > count / 50
+    jobs = iter([(manner, random.Random(f"{SEED}/{index}")) for index, manner in enumerate(manners)])
+    faults = []
+
+    async def one_client() -> None:
+        async with client(url) as http:
+            for manner, rng in jobs:
+                if fault := await send(http, manner, rng, expected):
+                    faults.append(fault)
+
+    async with client(url) as http:
+        beside = asyncio.create_task(meanwhile(http)) if meanwhile else None
+        await asyncio.gather(*(one_client() for _ in range(CLIENTS)))
+        if beside:
+            beside.cancel()
+            await asyncio.gather(beside, return_exceptions=True)
+    return faults
+
+
+def report(faults: list[str]) -> str:
+    return f"{len(faults)} requests went wrong, of them:\n" + "\n".join(faults[:5])
+
+
+def test_two_thousand_random_requests_are_each_answered_as_if_alone(url: str, expected: Expected):
+    faults = asyncio.run(besiege(url, REQUESTS, expected))
+    assert not faults, report(faults)
+    wait_until_idle(url)
+
+
+def test_requests_that_wait_and_are_preempted_all_the_time_are_answered_as_if_alone(expected: Expected):
+    # The longest request keeps four states of two pages each; one page more is vLLM's own.
+    seen: Counter[str] = Counter()
+
+    async def take_pages_away(http: httpx.AsyncClient) -> None:
+        while True:
+            reset = await http.post("/reset_prefix_cache", params={"reset_running_requests": True})
+            assert reset.status_code == 200
+            now = await asyncio.to_thread(metrics, url)
+            seen["waiting"] += now["vllm:num_requests_waiting"] > 0
+            seen["looks"] += 1
+            await asyncio.sleep(0.1)
+
+    with serve(
+        "--plugin", "infogain", "--num-gpu-blocks-override", "9", environment={"VLLM_SERVER_DEV_MODE": "1"}
+    ) as url:
+        started = time.monotonic()
+        faults = asyncio.run(besiege(url, SCARCE_REQUESTS, expected, take_pages_away))
+        print("scarce", time.monotonic() - started, seen, metrics(url)["vllm:num_preemptions_total"])
+        assert not faults, report(faults)
+        wait_until_idle(url)
+        assert metrics(url)["vllm:num_preemptions_total"] > 0
+        assert seen["waiting"] > 0.5 * seen["looks"]

@@ -1,0 +1,78 @@
+"""A process of the server is killed: nobody waits for ever, nobody is told that all is well."""
+
+import concurrent.futures
+import time
+
+import httpx
+import psutil
+import pytest
+from clients import metrics
+from server import Server, start
+
+from vllm_infogain.embedded import SERVED_NAME
+
+pytestmark = pytest.mark.engine
+
+# Many forwards: still running when the process dies.
+LONG = {
+    "model": SERVED_NAME, "prompt": "7", "max_tokens": 56, "seed": 1, "ignore_eos": True,
+    "vllm_xargs": {"num_candidates": 64, "bypass_threshold": 1, "position_temperature": 5, "block_length": 1},
+}  # fmt: skip
+
+
+def processes(server: Server, title: str) -> list[psutil.Process]:
+    """The server's processes whose title, which vLLM sets, starts so."""
+    return [
+        child for child in psutil.Process(server.process.pid).children(recursive=True)
+        if " ".join(child.cmdline()).startswith(title)
+    ]  # fmt: skip
+
+
+def generate(url: str, stream: bool) -> str:
+    """What a client sees of a long request: "answered", or how it failed."""
+    try:
+        with httpx.stream("POST", f"{url}/v1/completions", json=LONG | {"stream": stream}, timeout=60) as response:
+            body = response.read().decode()
+    except httpx.HTTPError as error:
+        return type(error).__name__
+    if response.status_code != 200:
+        return str(response.status_code)
+    return "error in the stream" if '"error"' in body else "answered"
+
+
+def health(url: str) -> int | None:
+    """The status; None where nobody answers."""
+    try:
+        return httpx.get(f"{url}/health", timeout=10).status_code
+    except httpx.TransportError:
+        return None
+
+
+def kill_under_load(server: Server, title: str) -> None:
+    victim, *_ = processes(server, title)
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(generate, server.url, stream) for stream in (False, True)]
+        while metrics(server.url)["vllm:num_requests_running"] < 2:
+            time.sleep(0.05)
+        victim.kill()
+        seen = [client.result() for client in waiting]
+    assert not {"answered", "ReadTimeout"} & set(seen), seen
+    assert health(server.url) in (503, None)
+    server.process.wait(timeout=60)  # with code 0, as any vLLM server whose engine is gone
+    _, left = psutil.wait_procs(children, timeout=30)
+    assert not left
+
+
+@pytest.mark.parametrize("title", ["VLLM::EngineCore", "VLLM::Worker"])
+def test_a_killed_process_of_the_engine_ends_the_server(title: str):
+    with start("--plugin", "infogain") as server:
+        kill_under_load(server, title)
+
+
+def test_a_killed_worker_of_two_ends_the_server():
+    with start(
+        "--plugin", "infogain", "--tensor-parallel-size", "2", environment={"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    ) as server:
+        assert len(processes(server, "VLLM::Worker")) == 2
+        kill_under_load(server, "VLLM::Worker")

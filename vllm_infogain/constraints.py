@@ -1,0 +1,45 @@
+"""What a request lets be written, whatever the model says. Imports neither torch nor vLLM."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from vllm_infogain.values import ParameterError
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Applied to the logits before anything is read off them: entropies, J, draws and log-probabilities are those of
+    what may be written. Places are offsets in the canvas."""
+
+    allowed_ids: tuple[int, ...] = ()  # the only tokens that may be written; empty: every token
+    logit_bias: tuple[tuple[int, float], ...] = ()  # added to the logits of single tokens
+    banned: tuple[tuple[int, ...], ...] = ()  # token sequences that may not appear in the canvas
+    min_tokens: int = 0  # no stop token before this place
+
+    @property
+    def banned_ids(self) -> tuple[int, ...]:
+        """Tokens banned by themselves."""
+        return tuple(sequence[0] for sequence in self.banned if len(sequence) == 1)
+
+    @property
+    def banned_words(self) -> tuple[tuple[int, ...], ...]:
+        """Banned sequences of several tokens: whether one may be written depends on its neighbours."""
+        return tuple(sequence for sequence in self.banned if len(sequence) > 1)
+
+    def check(self, vocab: int, mask_id: int, stop_ids: Collection[int]) -> None:
+        """Refuse constraints under which a position could be left without any token.
+
+        Raises:
+            ParameterError: naming the constraint, its value and the remedy.
+        """
+        left = set(self.allowed_ids or range(vocab)) - {mask_id, *self.banned_ids}
+        name, value = ("allowed_token_ids", list(self.allowed_ids)) if self.allowed_ids else ("bad_words", self.banned)
+        if not left:
+            raise ParameterError(name, value, "leaves no token to write; allow at least one besides the mask token")
+        # Of a banned sequence at most one token is ever banned at one position.
+        if len(left) <= len({token for sequence in self.banned_words for token in sequence}):
+            raise ParameterError(name, value, "bad_words could leave no token at a position; allow more tokens")
+        if self.min_tokens and left <= {*stop_ids, *(token for word in self.banned_words for token in word)}:
+            raise ParameterError(
+                "min_tokens", self.min_tokens, "only tokens that end the text are allowed; leave it out, or allow more"
+            )

@@ -1,0 +1,49 @@
+"""What a step sends back to the scheduler: tokens that became final, their log-probabilities, what there is to say."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from vllm_infogain.engine.compat import LogprobsLists
+from vllm_infogain.engine.records import Demand, StepResult
+from vllm_infogain.sampling.decoder import Decoder
+from vllm_infogain.sampling.track import Final
+from vllm_infogain.sampling.written import TokenLogprob
+
+
+def step_result(decoders: Mapping[str, Decoder], finals: Mapping[str, Final], demands: dict[str, Demand]) -> StepResult:
+    """Of the step's requests, by their ids; the decoders have gone through the step."""
+    ids = list(decoders)
+    result = StepResult(
+        req_ids=ids,
+        req_id_to_index={request_id: index for index, request_id in enumerate(ids)},
+        sampled_token_ids=[finals[request_id].tokens for request_id in ids],
+        logprobs=_logprobs([finals[request_id].logprobs for request_id in ids]),
+        demands=demands,
+    )
+    for request_id, decoder in decoders.items():
+        steps = decoder.take_steps() if decoder.params.stream_mode == "canvas" else []
+        if finals[request_id].tokens or steps:
+            message: dict[str, Any] = {"report": decoder.report.to_dict(decoder.params)}
+            if steps:
+                message["steps"] = [asdict(step) for step in steps]
+            result.messages[request_id] = message
+    return result
+
+
+def _logprobs(by_request: list[list[TokenLogprob]]) -> LogprobsLists | None:
+    """vLLM's form: a row per token, the token itself in front of its alternatives."""
+    rows = [token for request in by_request for token in request]
+    if not rows:
+        return None
+    # Requests ask for different numbers of alternatives, and a token that stood there has none. vLLM makes a dictionary
+    # of as many entries as were asked for: filled up with the token itself, it says nothing twice.
+    width = max(len(row.tokens) for row in rows)
+    missing = [width - len(row.tokens) for row in rows]
+    tokens = [[row.token, *row.tokens, *[row.token] * more] for row, more in zip(rows, missing, strict=True)]
+    values = [[row.logprob, *row.logprobs, *[row.logprob] * more] for row, more in zip(rows, missing, strict=True)]
+    starts = np.cumsum([0, *map(len, by_request)]).tolist()
+    ranks = np.array([row.rank for row in rows], dtype=np.int32)
+    return LogprobsLists(np.array(tokens, dtype=np.int32), np.array(values, dtype=np.float32), ranks, starts)

@@ -1,0 +1,335 @@
+// Sends one prompt to two samplers, and draws both canvases as their steps arrive. Whatever a model or a server sends
+// is set as text, never as markup.
+
+const byId = (id) => document.getElementById(id);
+const SIDES = ["left", "right"];
+const BOUNDS = [0.01, 0.1, 0.3, 1]; // nats, between the classes h0 to h4; the legend in index.html names them
+const FIGURES = { // of the report: label
+  steps: "steps", forwards: "forwards", rows: "rows", bypassed_steps: "bypassed", cumulative_entropy: "entropy, nats",
+};
+const BAD_STATUS = {
+  401: "the server wants an API key, and this is not it: fill in the field API key.",
+  404: "this server does not answer here: is it one of vLLM, with a model that generates?",
+};
+
+/** What went wrong, in words for whoever runs the page. */
+class Problem extends Error {}
+
+let samplers = new Map(); // name: whether it streams its canvas
+let runs = []; // of the last press of the button, one per side
+let shown = 0; // steps that the canvases show
+let aborting = new AbortController();
+let replaying = 0; // the timer, 0 where nothing is replayed
+let drawing = 0; // the animation frame asked for, 0 if none
+
+// The server's answer.
+
+/** The data of every server-sent event in `body`, however its bytes are cut up. */
+export async function* eventData(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read().catch((error) => {
+        throw error.name === "AbortError" ? error : new Problem("the connection broke before the answer was complete.");
+      });
+      const lines = (rest + (value ?? "\n")).split("\n");
+      rest = lines.pop();
+      for (const line of lines) if (line.startsWith("data:")) yield line.slice(5).trim();
+      if (done) return;
+    }
+  } finally {
+    await reader.cancel().catch(() => {}); // a stream that failed has nothing left to cancel
+  }
+}
+
+/** The response, or a Problem that says in words why there is none. */
+async function request(url, { key, body, signal }) {
+  const headers = { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
+  const method = body ? "POST" : "GET";
+  const response = await fetch(url, { method, headers, body: JSON.stringify(body), signal }).catch((error) => {
+    if (error.name === "AbortError") throw error;
+    throw new Problem("the server could not be reached: does it still run?");
+  });
+  if (response.ok) return response;
+  const said = (await response.json().catch(() => ({}))).error?.message;
+  throw new Problem(`HTTP ${response.status}: ${said ?? BAD_STATUS[response.status] ?? response.statusText}`);
+}
+
+async function complete(run, sent) {
+  const whole = !samplers.get(run.sampler); // its text is final only at the end
+  const knobs = whole ? { return_trajectory: 1 } : { stream_mode: "canvas" };
+  const body = { ...sent.body, stream: true, vllm_xargs: { ...sent.knobs, sampler: run.sampler, ...knobs } };
+  const response = await request("v1/completions", { ...sent, body });
+  let ended = false;
+  for await (const data of eventData(response.body)) {
+    if ((ended = data === "[DONE]")) break;
+    const { choices, error } = JSON.parse(data);
+    if (error) throw new Problem(error.message);
+    run.steps.push(...(choices[0]?.infogain_steps ?? []));
+    run.report = choices[0]?.infogain ?? run.report;
+    follow();
+  }
+  if (!ended) throw new Problem("the connection ended before the answer did.");
+  if (!run.report) throw new Problem("the answer has no report: was the server started with --plugin infogain?");
+  if (whole) run.steps = await withTexts(run.report.trajectory, sent);
+  follow();
+}
+
+/** The steps of a report, which names tokens by their ids, with the tokens' texts. */
+async function withTexts(steps, sent) {
+  const ids = [...new Set(steps.flatMap((step) => step.tokens))];
+  const texts = await Promise.all(ids.map(async (id) => {
+    const body = { model: sent.body.model, tokens: [id] };
+    return [id, (await (await request("detokenize", { ...sent, body })).json()).prompt];
+  }));
+  const text = new Map(texts);
+  return steps.map((step) => ({ ...step, text: step.tokens.map((id) => text.get(id)) }));
+}
+
+// The form.
+
+function field(id) {
+  const input = byId(id);
+  if (input.validity.badInput) throw new Problem(`${input.labels[0].firstChild.data.trim()}: give a number.`);
+  return input.value === "" ? undefined : Number(input.value); // undefined: left out, the server's default holds
+}
+
+async function start() {
+  aborting.abort();
+  stopReplay();
+  const mine = (aborting = new AbortController());
+  const { signal } = mine;
+  const key = byId("key").value; // lives in the field only
+  say("", "Running…");
+  byId("stop").disabled = false;
+  try {
+    const body = { prompt: byId("prompt").value, temperature: field("temperature"), seed: field("seed"),
+      max_tokens: field("max_tokens") };
+    const knobs = { tokens_per_step: field("tokens_per_step"), block_length: field("block_length") };
+    const { data } = await (await request("v1/models", { key, signal })).json();
+    body.model = byId("model").textContent = data[0].id;
+    runs = SIDES.map((side) => newRun(byId(side).value, body.max_tokens ?? 0));
+    byId("runs").replaceChildren(...runs.map((run) => run.panel));
+    byId("results").hidden = false;
+    shown = 0;
+    const results = await Promise.allSettled(runs.map((run) => complete(run, { body, knobs, key, signal })));
+    if (mine !== aborting) return; // another run has begun
+    const words = results.map(({ reason }) => reason ? explain(reason) : "");
+    const lines = runs.map(({ sampler }, side) => words[side] && `${sampler}: ${words[side]}`).filter(Boolean);
+    say(words[0] === words[1] ? words[0] : lines.join("\n"), ending(signal, lines.length));
+    runs.forEach((run) => { run.ended = true; });
+    byId("results").hidden = runs.every((run) => !run.steps.length);
+    draw();
+  } catch (error) {
+    if (mine === aborting) say(explain(error), ending(signal, 1));
+  } finally {
+    if (mine === aborting) byId("stop").disabled = true;
+  }
+}
+
+function explain(error) {
+  if (error.name === "AbortError") return "";
+  if (!(error instanceof Problem)) console.error(error);
+  return error.message;
+}
+
+function ending(signal, problems) {
+  if (signal.aborted) return "Stopped.";
+  return problems ? "Not done." : "Done.";
+}
+
+function say(problem, status) {
+  byId("problem").textContent = problem;
+  byId("status").textContent = status;
+}
+
+// What is drawn.
+
+function newRun(sampler, length) {
+  const panel = byId("panel").content.cloneNode(true).firstElementChild;
+  const part = (name) => panel.querySelector(name);
+  const run = { sampler, panel, length, steps: [], report: null, ended: false, pointed: null, cells: [],
+    canvas: part("ol"), note: part(".note"), cellNote: part(".cell-note"), svg: part("svg"), figures: part("dl") };
+  part("h2").textContent = sampler;
+  run.canvas.setAttribute("aria-label", `Canvas of ${sampler}`);
+  const point = (cell) => { run.pointed = run.cells.indexOf(cell.closest(".cell")); draw(); };
+  run.canvas.addEventListener("focusin", ({ target }) => point(target));
+  run.canvas.addEventListener("pointerover", ({ target }) => target !== run.canvas && point(target));
+  run.canvas.addEventListener("keydown", (event) => {
+    const last = run.cells.length - 1;
+    const moves = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -last, End: last };
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    run.cells[Math.min(last, Math.max(0, run.cells.indexOf(event.target) + moves[event.key]))].focus();
+  });
+  return run;
+}
+
+/** Show the newest step, once per frame however many arrive. */
+function follow() {
+  shown = Math.max(...runs.map((run) => run.steps.length));
+  drawing ||= requestAnimationFrame(draw);
+}
+
+function draw() {
+  drawing = 0;
+  const most = Math.max(...runs.map((run) => run.steps.length));
+  byId("step").max = most;
+  byId("step").value = shown;
+  byId("shown").textContent = `${shown} of ${most}`;
+  const curves = runs.map((run) => sums(run.steps));
+  const nats = niceCeiling(Math.max(0, ...curves.map((curve) => curve.at(-1))));
+  runs.forEach((run, side) => {
+    const step = Math.min(shown, run.steps.length);
+    drawCanvas(run, step);
+    drawNotes(run, step, curves[side]);
+    drawCurve(run.svg, curves[side], curves[1 - side], step, Math.max(1, most), nats);
+    run.panel.querySelector(".other").textContent = `(dashed: ${runs[1 - side].sampler})`;
+    run.figures.replaceChildren(...Object.entries(run.report ? FIGURES : {}).map(([name, label]) => {
+      const value = run.report[name];
+      return element("div", {}, element("dt", {}, label),
+        element("dd", { "data-figure": name }, Number.isInteger(value) ? value : value.toFixed(4)));
+    }));
+  });
+}
+
+function drawCanvas(run, step) {
+  const written = []; // by position: the token, and when it was written
+  run.steps.forEach(({ positions, text, entropies }, index) => positions.forEach((position, i) => {
+    written[position] = { text: text[i], entropy: entropies[i], step: index + 1 };
+  }));
+  const length = Math.max(run.length, written.length);
+  while (run.cells.length < length) {
+    run.cells.push(element("li", { class: "cell", role: "option", tabindex: run.cells.length ? -1 : 0 }));
+    run.canvas.append(run.cells.at(-1));
+  }
+  run.cells.forEach((cell, position) => {
+    const token = written[position];
+    const isFilled = token?.step <= step;
+    const face = isFilled ? faceOf(token.text) : { text: "·", kind: "masked" };
+    // Places follow the newest state, whatever step is shown, so that nothing moves in a replay.
+    const span = Math.ceil((token ? faceOf(token.text).width : 1) / 2.5);
+    const breaks = written[position - 1]?.text.endsWith("\n");
+    cell.style.gridColumn = breaks ? `1 / span ${span}` : `span ${span}`;
+    cell.textContent = face.text;
+    cell.className = ["cell", face.kind, isFilled && `h${BOUNDS.filter((bound) => token.entropy >= bound).length}`,
+      isFilled && token.step === step && "newest"].filter(Boolean).join(" ");
+    cell.tabIndex = position === (run.pointed ?? 0) ? 0 : -1;
+    cell.setAttribute("aria-selected", position === run.pointed);
+    cell.setAttribute("aria-label", `Position ${position}: ` + (isFilled
+      ? `${JSON.stringify(token.text)}, written in step ${token.step} at ${token.entropy.toFixed(4)} nats` : "masked"));
+  });
+}
+
+/** How a token looks in a cell: special ones by their name, white space by a sign. */
+function faceOf(text) {
+  const special = /^<\|(.+)\|>$/s.exec(text);
+  const face = special ? special[1] : text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣");
+  const length = [...face].length;
+  return { text: face, kind: special ? "special" : "", width: Math.min(16, special ? length * 0.8 : length) };
+}
+
+function drawNotes(run, step, curve) {
+  const { positions, objective, chosen, bypassed } = run.steps[step - 1] ?? {};
+  const streams = samplers.get(run.sampler);
+  let words = streams ? "Waiting for the first step." : "Waiting for the end: nothing this sampler writes is sure to stay.";
+  if (run.ended || run.steps.length) words = run.steps.length ? "Nothing is written yet." : "No answer.";
+  if (positions) {
+    const how = bypassed ? "sure enough, no look-ahead"
+      : objective?.length ? `best of ${objective.length} candidates, J = ${objective[chosen].toFixed(3)}` : "";
+    const places = positions.length > 8 ? `${positions.length} positions`
+      : `${positions.length === 1 ? "position" : "positions"} ${positions.join(", ")}`;
+    words = `Step ${step}: ${places}${how && `; ${how}`}. ${curve[step].toFixed(3)} nats so far.`;
+  }
+  run.note.textContent = words;
+  run.cellNote.textContent = run.cells[run.pointed]?.ariaLabel ?? "Point at a token, or use the arrow keys, for its numbers.";
+}
+
+/** Running sums of the steps' entropies, from 0: [steps + 1] nats. */
+function sums(steps) {
+  const totals = [0];
+  for (const { entropies } of steps) totals.push(totals.at(-1) + entropies.reduce((sum, nats) => sum + nats, 0));
+  return totals;
+}
+
+function niceCeiling(value) {
+  const scale = 10 ** Math.floor(Math.log10(value || 1));
+  return [1, 2, 5, 10].find((factor) => factor * scale >= value) * scale;
+}
+
+function drawCurve(svg, own, other, step, most, nats) {
+  const x = (steps) => 36 + (294 * steps) / most;
+  const y = (sum) => 84 - (76 * sum) / nats;
+  const line = (curve, kind) => shape("polyline", { class: kind, points: curve.map((sum, i) => `${x(i)},${y(sum)}`).join(" ") });
+  const grid = [0, nats / 2, nats].flatMap((value) => [
+    shape("line", { class: "grid", x1: 36, x2: 330, y1: y(value), y2: y(value) }),
+    shape("text", { x: 31, y: y(value) + 3, "text-anchor": "end" }, +value.toPrecision(2)),
+  ]);
+  const ends = [[0, "middle"], [most, "end"]].map(([value, anchor]) =>
+    shape("text", { x: x(value), y: 99, "text-anchor": anchor }, value ? `step ${value}` : value));
+  svg.setAttribute("aria-label", `Cumulative entropy: ${own[step].toFixed(3)} nats after step ${step}, ${own.at(-1).toFixed(3)} at the end`);
+  svg.replaceChildren(...grid, ...ends, line(other, "ghost"), line(own, "own"),
+    shape("circle", { cx: x(step), cy: y(own[step]), r: 4.5 }));
+}
+
+function element(name, attributes, ...children) {
+  return fill(document.createElement(name), attributes, children);
+}
+
+function shape(name, attributes, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+}
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children); // strings become text nodes
+  return node;
+}
+
+// Replay.
+
+function stopReplay() {
+  clearInterval(replaying);
+  replaying = 0;
+  byId("replay").textContent = "Replay";
+}
+
+function replay() {
+  const wasReplaying = replaying;
+  stopReplay();
+  if (wasReplaying) return;
+  const last = Number(byId("step").max);
+  shown = shown < last ? shown : 0;
+  draw();
+  replaying = setInterval(() => {
+    shown += 1;
+    draw();
+    if (shown >= last) stopReplay();
+  }, Math.min(400, Math.max(40, 8000 / last)));
+  byId("replay").textContent = "Pause";
+}
+
+// The page.
+
+byId("form").addEventListener("submit", (event) => { event.preventDefault(); start(); });
+byId("stop").addEventListener("click", () => aborting.abort());
+byId("replay").addEventListener("click", replay);
+byId("step").addEventListener("input", ({ target }) => { stopReplay(); shown = Number(target.value); draw(); });
+for (const button of document.querySelectorAll("[data-prompt]")) {
+  button.addEventListener("click", () => {
+    byId("prompt").value = button.dataset.prompt;
+    byId("max_tokens").value = button.dataset.tokens;
+  });
+}
+document.querySelectorAll("[data-prompt]")[1].click();
+
+try {
+  const known = (await (await request("infogain/samplers", {})).json()).samplers;
+  samplers = new Map(known.map(({ name, streams_canvas }) => [name, streams_canvas]));
+  for (const side of SIDES) byId(side).append(...known.map(({ name }) => new Option(name)));
+  byId("left").value = "entropy";
+  byId("right").value = "info_gain";
+} catch (error) {
+  say(explain(error), "");
+}

@@ -1,0 +1,83 @@
+"""The records of what is asked of logits and what they tell. Arrays are the host's unless a line says otherwise."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vllm_infogain.params import DecodingParams
+from vllm_infogain.sampling.automaton import TokenAutomaton
+from vllm_infogain.sampling.written import Alternatives, TokenLogprob
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What J needs of the state z whose candidates are compared; nats."""
+
+    now: float  # H(z)
+    cost: np.ndarray  # [sequences] float64: C(a, z)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a decoder asks of the logits of some of its sequences, rows sequence by sequence."""
+
+    params: DecodingParams
+    offsets: np.ndarray  # [sequences, masked] int64: the rows' places in the canvas
+    keys: np.ndarray  # [sequences] int64: what the draws of each sequence depend on, beside its rows' offsets
+    canvases: np.ndarray  # [sequences, canvas] int64: what is written so far, on which constraints may depend
+    comparison: Comparison | None = None  # None: every sequence is a state of its own
+    previous: torch.Tensor | None = None  # [sequences * masked, vocab] log-probabilities one step earlier, for KLASS
+    stops_from: int = 0  # no stop token may be written before this place of the canvas
+    automaton: TokenAutomaton | None = None  # what the canvas must match, if it is structured
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One sequence's masked rows, on the host. Probabilities at temperature 1 and of all tokens that the request's
+    constraints allow, whatever is drawn."""
+
+    entropy: np.ndarray  # [masked] fp32, nats
+    top_token: np.ndarray  # [masked] int64: the most likely token, the lowest id of equals
+    top_probability: np.ndarray  # [masked] fp32
+    second_probability: np.ndarray  # [masked] fp32
+    tokens: np.ndarray  # [draws, masked] int64: independent draws; at temperature 0 the most likely token
+    probabilities: np.ndarray  # [draws, masked] fp32, of `tokens`
+    vocab: int  # columns of the logits
+    divergence: np.ndarray | None = None  # [masked] fp32: KL(now || previous), nats; KLASS, where there was a previous
+    log_probabilities: torch.Tensor | None = None  # [masked, vocab], on the device; KLASS only
+    alternatives: Alternatives | None = None  # only if asked for
+
+    def head(self, count: int) -> "Reading":
+        """The first `count` positions alone."""
+        if count == len(self.entropy):
+            return self
+        return Reading(
+            self.entropy[:count],
+            self.top_token[:count],
+            self.top_probability[:count],
+            self.second_probability[:count],
+            self.tokens[:, :count],
+            self.probabilities[:, :count],
+            self.vocab,
+            None if self.divergence is None else self.divergence[:count],
+            None if self.log_probabilities is None else self.log_probabilities[:count],
+            None if self.alternatives is None else self.alternatives.rows(slice(count)),
+        )
+
+    def logprobs(self, positions: np.ndarray, tokens: np.ndarray) -> list[TokenLogprob]:
+        """Of tokens [written] that were drawn at some of the positions [written]."""
+        assert self.alternatives is not None
+        draws = (self.tokens[:, positions] == tokens).argmax(0)
+        written = zip(tokens.tolist(), positions.tolist(), draws.tolist(), strict=True)
+        return [self.alternatives.of(*one) for one in written]
+
+
+@dataclass(frozen=True)
+class Answer:
+    readings: dict[int, Reading]  # by sequence of the question; of compared ones only the best one's
+    objective: np.ndarray  # [sequences] fp32: J; empty where nothing was compared
+    best: int  # the sequence with the largest J, the first of equals; 0 where nothing was compared
+
+
+NOTHING = np.empty(0, dtype=np.float32)

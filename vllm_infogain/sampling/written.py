@@ -1,0 +1,70 @@
+"""Log-probabilities of written tokens, as OpenAI's API reports them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vllm_infogain.params import DecodingParams
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One token at the moment it was written, in the distribution of which the entropies are: at temperature 1, of
+    what the request's constraints leave."""
+
+    token: int
+    logprob: float  # nats
+    rank: int  # how many tokens were at least as likely; 1: the most likely one
+    tokens: list[int]  # the alternatives, the most likely ones or those asked for
+    logprobs: list[float]  # of these
+
+
+def given(token: int) -> TokenLogprob:
+    """Of a token that stood there from the start."""
+    return TokenLogprob(token, 0.0, 1, [], [])
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """Of the rows of one reading, on the host."""
+
+    tokens: np.ndarray  # [masked, alternatives] int64
+    logprobs: np.ndarray  # [masked, alternatives] fp32, nats
+    drawn: np.ndarray  # [masked, draws] fp32: log-probabilities of the drawn tokens; one draw where all are the same
+    ranks: np.ndarray  # [masked, draws] int64
+
+    def rows(self, part: slice) -> Alternatives:
+        return Alternatives(self.tokens[part], self.logprobs[part], self.drawn[part], self.ranks[part])
+
+    def of(self, token: int, position: int, draw: int) -> TokenLogprob:
+        """Of a token that was drawn at a position."""
+        return TokenLogprob(
+            token,
+            float(self.drawn[position, draw]),
+            int(self.ranks[position, draw]),
+            self.tokens[position].tolist(),
+            self.logprobs[position].tolist(),
+        )
+
+
+def alternatives(logprobs: torch.Tensor, drawn: torch.Tensor, params: DecodingParams) -> list[torch.Tensor]:
+    """The columns of `Alternatives`, on the device.
+
+    Args:
+        logprobs: [rows, vocab] fp32.
+        drawn: [rows, draws] int64 tokens.
+        params: how many alternatives are asked for, or which.
+    """
+    if params.logprob_token_ids:
+        tokens = torch.tensor(params.logprob_token_ids, device=logprobs.device).expand(len(logprobs), -1)
+        values = logprobs.gather(1, tokens)
+    else:
+        assert params.logprobs is not None
+        count = logprobs.shape[-1] if params.logprobs == -1 else params.logprobs
+        values, tokens = logprobs.topk(count)
+    own = logprobs.gather(1, drawn)
+    ranks = [(logprobs >= own[:, draw, None]).sum(-1) for draw in range(drawn.shape[1])]  # draw by draw: vocab is wide
+    return [tokens, values, own, torch.stack(ranks, 1)]
