@@ -32,7 +32,7 @@ def apply() -> None:
 
 def _make_complete_request(process_inputs):
     def wrapper(self, request_id, prompt, params, *args, **kwargs):
-        from vllm_infogain.admission import check_request
+        from vllm_infogain.admission import check_request, refusing
         from vllm_infogain.plugin import is_active
 
         if not is_active(self.vllm_config):
@@ -40,7 +40,8 @@ def _make_complete_request(process_inputs):
         if not (isinstance(prompt, dict) and "type" in prompt):
             prompt = _rendered(self, prompt, kwargs.get("tokenization_kwargs"))
         params = _with_canvas(self, params, prompt)
-        request = process_inputs(self, request_id, prompt, params, *args, **kwargs)
+        with refusing():
+            request = process_inputs(self, request_id, prompt, params, *args, **kwargs)
         check_request(
             request.sampling_params,
             request.prompt_token_ids,
@@ -86,8 +87,10 @@ def _keep_what_was_asked_for(to_sampling_params):
         params = to_sampling_params(self, *args, **kwargs)
         names = ("max_completion_tokens", "max_output_tokens", "max_tokens")
         params.requested_canvas = next((size for name in names if (size := getattr(self, name, None))), None)
-        given = (getattr(self, name, None) for name in names if name in self.model_fields_set)
-        params.given_canvas = next((size for size in given if size is not None), None)
+        # vLLM writes the default of a completion into its request: it cannot be told from the client's own.
+        fields = {name: field.default for name, field in type(self).model_fields.items() if name in names}
+        given = (getattr(self, name) for name in names if name in fields and getattr(self, name) != fields[name])
+        params.given_canvas = next(given, None)
         params.inserts = bool(getattr(self, "suffix", None))
         return params
 
@@ -131,7 +134,7 @@ def _with_canvas(processor, params, engine_input):
         return params
     mask_id, tokenizer = processor.model_config.hf_config.mask_token_id, processor.tokenizer
     with refusing():
-        mask_text = tokenizer and tokenizer.convert_ids_to_tokens(mask_id)
+        mask_text = None if tokenizer is None else tokenizer.convert_ids_to_tokens([mask_id])[0]
         infill.cut_prompt(engine_input, mask_id, mask_text, inserts=getattr(params, "inserts", False))
         return infill.with_canvas(params, engine_input.get(infill.GAP), given_canvas(params))
 

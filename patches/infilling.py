@@ -73,7 +73,9 @@ def _suffix_behind_a_mask(render_completion_suffix):
 def _continue_last_message(render_messages):
     def wrapper(self, messages, params):
         messages, params = _with_masks(self, messages, params)
-        return _checked(self, messages, *render_messages(self, messages, params))
+        conversation, prompt = render_messages(self, messages, params)
+        _check_chat(self, messages, prompt)
+        return conversation, prompt
 
     return wrapper
 
@@ -81,7 +83,9 @@ def _continue_last_message(render_messages):
 def _continue_last_message_async(render_messages):
     async def wrapper(self, messages, params):
         messages, params = _with_masks(self, messages, params)
-        return _checked(self, messages, *await render_messages(self, messages, params))
+        conversation, prompt = await render_messages(self, messages, params)
+        _check_chat(self, messages, prompt)
+        return conversation, prompt
 
     return wrapper
 
@@ -90,12 +94,12 @@ def _continue_last_message_async(render_messages):
 
 
 def _mask_text(renderer) -> str | None:
-    """How the tokenizer writes the mask token; None where the engine is not ours."""
+    """How the tokenizer writes the mask token, as our mark if it has none; None where the engine is not ours."""
     from vllm_infogain.plugin import is_active
 
     if renderer.tokenizer is None or not is_active(renderer.config):
         return None
-    return renderer.tokenizer.convert_ids_to_tokens(_mask_id(renderer))
+    return renderer.tokenizer.convert_ids_to_tokens([_mask_id(renderer)])[0] or "<|mask|>"
 
 
 def _mask_id(renderer) -> int:
@@ -108,7 +112,7 @@ def _appended_tokens(renderer, mask_text: str, add_special_tokens: bool) -> int:
 
     ids = renderer.get_tokenizer()(mask_text, add_special_tokens=add_special_tokens)["input_ids"]
     if _mask_id(renderer) not in ids:
-        raise ParameterError("prompt", "masks in text", "this model's tokenizer has none; give token ids")
+        raise ParameterError("prompt", "masks in text", "this model's tokenizer has no mask token; give token ids")
     return len(ids) - 1 - ids.index(_mask_id(renderer))
 
 
@@ -135,8 +139,8 @@ def _with_masks(renderer, messages, params):
     return [*messages[:-1], last], params
 
 
-def _checked(renderer, messages, conversation, prompt):
-    """The rendered chat, all of whose masks must be the last assistant message's."""
+def _check_chat(renderer, messages, prompt) -> None:
+    """Refuse a rendered chat unless all of its masks are the last assistant message's."""
     from vllm_infogain import marks
     from vllm_infogain.admission import refusing
 
@@ -145,6 +149,3 @@ def _checked(renderer, messages, conversation, prompt):
         own = marks.message_text(last).count(mask_text) if last else 0
         with refusing():
             marks.check_chat(prompt["prompt"], own, mask_text)
-        if own:  # vLLM's `echo` shows this before the answer, which begins at the first mask
-            conversation[-1]["content"] = marks.message_text(conversation[-1]).partition(mask_text)[0]
-    return conversation, prompt

@@ -13,6 +13,9 @@ import httpx
 from traffic import COMPLETIONS, Call
 
 DEADLINE = 60.0  # seconds for one request, however busy the server
+KEEP_ALIVE = (
+    2.0  # seconds that an unused connection is kept: less than the server does, which would close it in our face
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Answer:
 
 def client(url: str) -> httpx.AsyncClient:
     # No time-out of a read: `DEADLINE` is for the whole request.
-    return httpx.AsyncClient(base_url=url, timeout=None, limits=httpx.Limits(max_connections=None))
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE)
+    return httpx.AsyncClient(base_url=url, timeout=None, limits=limits)
 
 
 async def ask(http: httpx.AsyncClient, call: Call) -> Answer:
@@ -34,7 +38,8 @@ async def ask(http: httpx.AsyncClient, call: Call) -> Answer:
     if response.status_code != 200:
         return Answer(response.status_code, error=response.text)
     choices = sorted(response.json()["choices"], key=lambda choice: choice["index"])
-    return Answer(200, tuple((_text(call, choice), tuple(choice["token_ids"]), choice["finish_reason"]) for choice in choices))
+    fields = ((_text(call, choice), tuple(choice["token_ids"]), choice["finish_reason"]) for choice in choices)
+    return Answer(200, tuple(fields))
 
 
 async def ask_streamed(http: httpx.AsyncClient, call: Call, leave_after: int | None = None) -> Answer | None:

@@ -99,13 +99,20 @@ class Engine:
 
     def oracle(self, job: Job) -> oracle.OracleResult:
         from vllm_infogain.admission import decoding_params
+        from vllm_infogain.engine.compat import get_structured_output_key
+        from vllm_infogain.engine.grammar import automaton_of, model_tokens, pattern_of
 
         sampling_params = job.sampling_params()
         tokenizer = self.llm.get_tokenizer()
         sampling_params.update_from_generation_config({}, tokenizer.eos_token_id)
         sampling_params.update_from_tokenizer(tokenizer)
-        params = decoding_params("", sampling_params, self.llm.llm_engine.vllm_config)
-        return oracle.decode(self.model, self.prompt_ids(job), params, MASK_ID)
+        config = self.llm.llm_engine.vllm_config
+        automaton = None
+        if sampling_params.structured_outputs is not None:
+            constraint = get_structured_output_key(sampling_params.structured_outputs)
+            automaton = automaton_of(pattern_of(*constraint), model_tokens(config))
+        params = decoding_params("", sampling_params, config)
+        return oracle.decode(self.model, self.prompt_ids(job), params, MASK_ID, automaton=automaton)
 
     @property
     def scheduler(self):

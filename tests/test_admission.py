@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from engines import MASK_ID
 from vllm import SamplingParams
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_infogain import ParameterError, plugin
-from vllm_infogain.admission import check_engine, check_request, decoding_params
+from vllm_infogain.admission import check_request, decoding_params
 from vllm_infogain.embedded.tokenizer import EOS, VOCAB
+from vllm_infogain.startup import check_engine
 
 
 def config(checkpoint: Path, **settings):
@@ -100,10 +100,9 @@ def test_a_budget_below_one_sequence_fails_the_start(served):
         ({}, [5] * 120, {}, "max_tokens=16: prompt .120 tokens. .* at most 8"),
         ({}, [], {}, "prompt="),
         ({}, [5, 999999], {}, "outside the vocabulary"),
-        ({}, [5, MASK_ID], {}, "holds the mask token"),
         ({}, [5], {"is_resumable": True}, "resumable"),
-        ({"logprobs": 2}, [5], {}, "logprobs=2"),
-        ({"min_p": 0.2}, [5], {}, "generation config"),
+        ({"prompt_logprobs": 2}, [5], {}, "prompt_logprobs=2"),
+        ({"repetition_penalty": 1.2}, [5], {}, "generation config"),
         ({"extra_args": {"sampler": "x"}}, [5], {}, "sampler='x'"),
     ],
 )

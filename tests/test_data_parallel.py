@@ -38,10 +38,10 @@ def completions(url: str, jobs: list[Job]) -> list[list[int]]:
     return [answer.choices[0].token_ids for answer in asyncio.run(send_all())]
 
 
-def answered_by_engine(url: str) -> dict[str, float]:
+def answered_by_engine(url: str, counter: str = "vllm:generation_tokens") -> dict[str, float]:
     with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
         text = response.read().decode()
-    counts = re.findall(r'^vllm:generation_tokens_total\{.*?engine="(\d+)".*?\} (\S+)$', text, re.MULTILINE)
+    counts = re.findall("^" + counter + r'_total\{.*?engine="(\d+)".*?\} (\S+)$', text, re.MULTILINE)
     return {engine: float(count) for engine, count in counts}
 
 
@@ -52,6 +52,7 @@ def test_two_engines_share_the_requests_and_answer_as_one():
         assert completions(url, JOBS) == expected
         assert completions(url, JOBS[:1]) == expected[:1]  # the other engine idles
         counts = answered_by_engine(url)
+        assert answered_by_engine(url, "vllm:diffusion_num_committed_tokens") == counts
     assert counts.keys() == {"0", "1"}
     assert min(counts.values()) > 0
     assert sum(counts.values()) == sum(job.max_tokens for job in JOBS) + JOBS[0].max_tokens

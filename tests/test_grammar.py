@@ -5,6 +5,7 @@ import json
 import random
 import re
 
+import jsonschema
 import numpy as np
 import pytest
 from engines import MASK_ID
@@ -14,9 +15,9 @@ from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
 from vllm_infogain import ParameterError
 from vllm_infogain.embedded.tokenizer import VOCAB, encode
-from vllm_infogain.engine import grammar
-from vllm_infogain.engine.grammar import CanvasGrammar, ModelTokens, automaton_of, pattern_of
-from vllm_infogain.sampling.automaton import allowed, is_completable, shortest
+from vllm_infogain.engine import grammar, regular
+from vllm_infogain.engine.grammar import CanvasGrammar, ModelTokens, automaton_of, model_tokens, pattern_of
+from vllm_infogain.sampling.automaton import TokenAutomaton, allowed, is_completable, shortest
 from vllm_infogain.sampling.spelling import Spelling
 from vllm_infogain.structured import check_structured_outputs
 
@@ -103,18 +104,84 @@ def test_the_scheduler_s_check_takes_a_canvas_in_blocks_with_its_end_tokens_and_
     assert not finished.is_terminated()
 
 
-@pytest.mark.parametrize("pattern", ["a(?=b)", "(a)\\1", "(", "abc$", "^abc", "\\bab\\b"])
+def of_regex(pattern: str) -> TokenAutomaton:
+    return automaton_of(pattern_of(StructuredOutputOptions.REGEX, pattern), TOKENS)
+
+
+@pytest.mark.parametrize("pattern", ["a(?=b)", "(a)\\1", "(", "a)|(b", "a$b", "a|(^b)", "\\bab\\b"])
 def test_what_is_no_regular_expression_of_a_whole_text_is_refused(pattern):
     with pytest.raises(ValueError):
-        automaton_of(pattern, TOKENS)
+        of_regex(pattern)
 
 
-def test_a_grammar_too_large_to_serve_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match="over bytes"):
-        automaton_of(r"\w{200}", TOKENS)
-    monkeypatch.setattr(grammar, "MAX_MOVES", 100)
-    with pytest.raises(ValueError, match="moves"):
-        automaton_of("a{200}", TOKENS)
+@pytest.mark.parametrize(
+    ("anchored", "plain"), [("^ab$", "ab"), ("a|b$", "a|b"), (r"a\\$", r"a\\"), (r"^\$?", r"\$?"), (r"a\$", r"a\$")]
+)
+def test_anchors_at_the_ends_say_nothing_and_an_escaped_dollar_is_text(anchored, plain):
+    assert pattern_of(StructuredOutputOptions.REGEX, anchored) == plain
+
+
+@pytest.mark.parametrize(
+    ("module", "limit", "what"), [(regular, "MAX_INDEX_BYTES", "over bytes"), (grammar, "MAX_MOVES", "moves")]
+)
+def test_a_grammar_too_large_to_serve_is_refused(monkeypatch, module, limit, what):
+    monkeypatch.setattr(module, limit, 100)
+    with pytest.raises(ValueError, match=what):
+        automaton_of(f"a{{200}}|{limit}", TOKENS)
+
+
+STRING = {"type": "string"}
+SCHEMAS = [
+    SCHEMA,
+    {"type": "array", "items": {"enum": [1, "a", None, {"b": [1.5]}]}, "minItems": 1, "maxItems": 3},
+    {"anyOf": [{"type": "integer"}, {"type": "string", "minLength": 1, "maxLength": 3}, {"const": {"a": True}}]},
+    {"type": ["number", "null", "boolean"], "title": "a title", "default": None},
+    {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 1, "maxProperties": 2},
+    {"properties": {"a": {"$ref": "#/$defs/A"}, "b": STRING}, "required": ["a"], "$defs": {"A": {"type": "null"}}},
+    {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string", "pattern": "^[abc]{2,3}|d$"}]},
+    {"type": "string", "pattern": "ab|c[x-z]"},
+    {"allOf": [{"type": "string", "format": "date"}]},
+]
+CHARACTERS = ModelTokens(Spelling.of({bytes([byte]): [byte] for byte in range(32, 127)}, 128), (END,))
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_whatever_is_written_is_valid_by_the_schema(schema):
+    automaton = automaton_of(pattern_of(StructuredOutputOptions.JSON, json.dumps(schema)), CHARACTERS)
+    for seed in range(5):
+        rng = random.Random(seed)
+        canvas = np.full(shortest(automaton) + rng.randrange(12), BLANK)
+        for place in rng.sample(range(len(canvas)), len(canvas)):
+            (classes,) = allowed(automaton, canvas[None], BLANK, np.array([[place]]))[0]
+            canvas[place] = rng.choice(np.flatnonzero(classes[automaton.class_of]).tolist())
+        jsonschema.validate(json.loads(bytes(canvas[canvas != END].tolist())), schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"type": "integer", "minimum": 3}, "minimum"),
+        ({"type": "array", "items": STRING, "uniqueItems": True}, "uniqueItems"),
+        ({"type": "string", "pattern": "a", "minLength": 3}, "minLength"),
+        ({"type": "string", "pattern": "a", "format": "date"}, "pattern"),
+        ({"oneOf": [STRING, {"type": "null"}]}, "oneOf"),
+        ({"allOf": [{"minLength": 2}]}, "minLength"),
+        ({"allOf": [STRING, STRING]}, "allOf"),
+        ({"type": "object", "properties": {"a": {"type": "array", "contains": STRING}}}, "contains"),
+        ({"type": "object", "properties": {"a": STRING}, "required": ["b"]}, "'b'"),
+        ({"type": "object", "properties": {"a": STRING}, "minProperties": 1}, "minProperties"),
+        ({"$ref": "#/$defs/A", "$defs": {"A": {"type": "number", "multipleOf": 2}}}, "multipleOf"),
+        ({"type": "array", "items": False}, "false"),
+        ({"type": "string", "pattern": ".*"}, "quotes"),
+        ({"type": "string", "format": "email"}, "quotes"),
+        ({"type": "string", "pattern": "a)|(b"}, "unbalanced"),
+        ({"type": "string", "format": "ipv4"}, "ipv4"),
+        ({"$ref": "#"}, "recusion|recursion"),
+    ],
+)
+def test_what_a_schema_says_and_no_expression_would_hold_to_is_refused(schema, named):
+    with pytest.raises(ValueError, match=named):
+        pattern_of(StructuredOutputOptions.JSON, json.dumps(schema))
 
 
 # Admission.
@@ -123,9 +190,8 @@ def test_a_grammar_too_large_to_serve_is_refused(monkeypatch):
 @pytest.fixture(scope="module")
 def served(checkpoint):
     from test_admission import config
-    from vllm.config import StructuredOutputsConfig
 
-    return config(checkpoint, structured_outputs_config=StructuredOutputsConfig(backend="outlines"))
+    return config(checkpoint)
 
 
 def check(served, canvas=None, size=20, params=None, **constraint):
@@ -144,6 +210,14 @@ def test_what_fits_the_canvas_is_let_in(served):
     check(served, regex="a", params={"stop_token_ids": [VOCAB["b"]], "logit_bias": {7: 1.0}})
 
 
+def test_tokens_that_end_a_text_by_any_of_the_model_s_configs_are_end_tokens(served, monkeypatch):
+    eos = model_tokens(served).end_ids
+    config = {"eos_token_id": [*eos, VOCAB["~"]]}
+    monkeypatch.setattr(type(served.model_config), "try_get_generation_config", lambda self: config)
+    assert set(model_tokens(served).end_ids) == {*eos, VOCAB["~"]} != set(eos)
+    check(served, regex="[a~]", params={"stop_token_ids": [VOCAB["~"]]})
+
+
 @pytest.mark.parametrize(
     ("constraint", "more", "message"),
     [
@@ -153,6 +227,7 @@ def test_what_fits_the_canvas_is_let_in(served):
         ({"choice": []}, {}, "structured_outputs.choice"),
         ({"json": SCHEMA, "whitespace_pattern": " "}, {}, "whitespace_pattern"),
         ({"json": "{"}, {}, "structured_outputs.json='{': cannot be compiled"),
+        ({"json": {"type": "integer", "minimum": 1}}, {}, "'minimum'"),
         ({"regex": "a(?=b)"}, {}, "structured_outputs.regex"),
         ({"regex": "a{21}"}, {}, "max_tokens=20: the shortest text that matches takes 21 tokens"),
         ({"regex": "é"}, {}, "no tokens of this model spell"),
@@ -170,6 +245,7 @@ def test_what_the_canvas_cannot_be_held_to_is_refused_by_name(served, constraint
 
 def test_a_server_whose_settings_would_alter_the_constraint_is_named(checkpoint):
     from test_admission import config
+    from vllm.config import StructuredOutputsConfig
 
     with pytest.raises(ParameterError, match=r"structured_outputs_config\.backend='auto'"):
-        check(config(checkpoint), regex="a")
+        check(config(checkpoint, structured_outputs_config=StructuredOutputsConfig(backend="auto")), regex="a")

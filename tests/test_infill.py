@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 from checkpoints import write_llada
+from engines import running
 from hypothesis import given
 from hypothesis import strategies as st
 from test_admission import config
 from vllm import SamplingParams
-from vllm.renderers import renderer_from_config
+from vllm.engine.arg_utils import EngineArgs
+from vllm.renderers import ChatParams, renderer_from_config
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 
 from vllm_infogain import ParameterError
@@ -253,6 +255,15 @@ def renderer(request, tmp_path_factory):
     renderer.shutdown()
 
 
+def test_where_the_tokenizer_has_no_mask_token_masks_are_given_as_ids(tmp_path):
+    write_llada(tmp_path)
+    renderer = renderer_from_config(config(tmp_path, hf_overrides={"mask_token_id": len(VOCAB)}))
+    assert rendered(renderer, "a<|x|>", add_special_tokens=False) == encode("a<|x|>")
+    with pytest.raises(ValueError, match="this model's tokenizer has no mask token; give token ids"):
+        rendered(renderer, "a<|mask:2|>")
+    renderer.shutdown()
+
+
 def rendered(renderer, text: str, **changes):
     params = replace(renderer.default_cmpl_tok_params, **changes)
     (engine_input,) = renderer.render_cmpl([parse_model_prompt(renderer.model_config, text)], params)
@@ -296,13 +307,28 @@ def test_a_suffix_is_rendered_behind_one_mask_and_an_empty_one_not_at_all(render
             renderer.render_completion_suffix(prompt, suffix)
 
 
-def chat(renderer, *messages: tuple[str, object]):
-    from vllm.renderers import ChatParams
+def test_the_renderer_of_an_engine_that_is_not_ours_takes_marks_as_text(checkpoint):
+    renderer = renderer_from_config(EngineArgs(model=str(checkpoint), dtype="float32").create_engine_config())
+    text = "a<|mask:2|>"
+    assert rendered(renderer, text) == [VOCAB[BOS], *encode(text), VOCAB[ANSWER]]
+    assert chat(renderer, ("user", text)) == [VOCAB[BOS], *encode(text), VOCAB[ANSWER]]
+    assert renderer.render_completion_suffix("a", "b") is None
+    renderer.shutdown()
 
-    params = ChatParams(chat_template_kwargs={"add_generation_prompt": True, "tokenize": False})
+
+# Most families' form of chat: every turn is closed by the template.
+TURNS = (
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}</>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def chat(renderer, *messages: tuple[str, object], template: str | None = None):
+    kwargs = {"add_generation_prompt": True, "tokenize": False}
+    params = ChatParams(chat_template=template, chat_template_kwargs=kwargs)
     conversation = [{"role": role, "content": content} for role, content in messages]
-    (conversation,), (engine_input,) = renderer.render_chat([conversation], params)
-    return conversation, engine_input["prompt_token_ids"]
+    _, (engine_input,) = renderer.render_chat([conversation], params)
+    return engine_input["prompt_token_ids"]
 
 
 COMPLETED = [VOCAB[BOS], *encode("q"), VOCAB[ANSWER], *encode("a"), M, M, *encode("b")]
@@ -310,9 +336,13 @@ COMPLETED = [VOCAB[BOS], *encode("q"), VOCAB[ANSWER], *encode("a"), M, M, *encod
 
 @pytest.mark.parametrize("content", ["a<|mask:2|>b", [{"type": "text", "text": "a<|mask:2|>b"}]], ids=["text", "parts"])
 def test_a_last_message_of_the_assistant_with_masks_is_completed_in_place(renderer, content):
-    conversation, ids = chat(renderer, ("user", "q"), ("assistant", content))
-    assert ids == COMPLETED
-    assert conversation[-1]["content"] == "a", "what vLLM's echo shows before the answer"
+    assert chat(renderer, ("user", "q"), ("assistant", content)) == COMPLETED
+
+
+def test_the_templates_text_behind_the_last_message_is_left_off(renderer):
+    messages = ("user", "q"), ("assistant", "x"), ("user", "r"), ("assistant", "a<|mask:2|>b ")
+    turns = [*encode("<user>q</><assistant>x</><user>r</><assistant>a"), M, M, *encode("b ")]
+    assert chat(renderer, *messages, template=TURNS) == turns
 
 
 @pytest.mark.parametrize(
@@ -330,6 +360,67 @@ def test_masks_outside_the_last_message_of_the_assistant_are_refused(renderer, m
 
 
 def test_a_chat_without_masks_is_rendered_as_ever(renderer):
-    assert chat(renderer, ("user", "q"))[1] == [VOCAB[BOS], *encode("q"), VOCAB[ANSWER]]
+    assert chat(renderer, ("user", "q")) == [VOCAB[BOS], *encode("q"), VOCAB[ANSWER]]
     with pytest.raises(VLLMValidationError, match="role user"):
         chat(renderer, ("user", "q"), ("assistant", "a"))
+
+
+# Offline.
+
+GIVEN = f"multiply 6*7{ANSWER}6*7="
+IDS = [VOCAB[BOS], *encode("multiply 6*7"), VOCAB[ANSWER], *encode("6*7=")]
+
+
+@pytest.fixture(scope="module")
+def llm():
+    with running(None) as engine:
+        yield engine.llm
+
+
+def texts(outputs) -> list[str]:
+    return [sample.text for output in outputs for sample in output.outputs]
+
+
+@pytest.mark.engine
+def test_prompts_that_share_their_parameters_have_canvases_of_their_own(llm):
+    shared = SamplingParams(temperature=0, extra_args={"sampler": "entropy"})
+    prompts = [f"{GIVEN}<|mask:7|>", {"prompt_token_ids": [*IDS, M, *encode("101010")]}, "multiply 6*7"]
+    outputs = llm.generate(prompts, shared, use_tqdm=False)
+    assert texts(outputs) == ["0101010", "0101010", "6*7=0101010"]
+    assert outputs[0].prompt == GIVEN
+    assert [output.prompt_token_ids for output in outputs[:2]] == [IDS, IDS]
+    assert (shared.max_tokens, shared.extra_args) == (16, {"sampler": "entropy"})
+    assert prompts[1] == {"prompt_token_ids": [*IDS, M, *encode("101010")]}, "the caller's own is left as it is"
+
+
+@pytest.mark.engine
+def test_all_samples_of_a_prompt_get_its_canvas(llm):
+    params = SamplingParams(n=3, seed=1, temperature=2)
+    samples = texts(llm.generate("a<|mask:6|>bcd<|mask:2|>", params, use_tqdm=False))
+    assert len(set(samples)) == 3
+
+
+@pytest.mark.engine
+def test_a_chat_is_completed_in_place_without_being_told_to(llm):
+    messages = [{"role": "user", "content": "multiply 6*7"}, {"role": "assistant", "content": "6*7=<|mask:7|>"}]
+    assert texts(llm.chat(messages, SamplingParams(temperature=0), use_tqdm=False)) == ["0101010"]
+
+
+@pytest.mark.engine
+def test_a_prompt_that_vllm_has_not_rendered_yet_is_completed_too(llm):
+    room = 64 - len(IDS)
+    for index, prompt in enumerate((f"{GIVEN}<|mask:{room}|>", {"prompt_token_ids": [*IDS, *[M] * room]})):
+        llm.llm_engine.add_request(str(index), prompt, SamplingParams(temperature=0, ignore_eos=True))
+    outputs = []
+    while llm.llm_engine.has_unfinished_requests():
+        outputs += [output for output in llm.llm_engine.step() if output.finished]
+    assert [output.prompt_token_ids for output in outputs] == [IDS, IDS]
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [room, room]
+
+
+@pytest.mark.engine
+def test_a_canvas_that_cannot_be_filled_is_refused_before_anything_runs(llm):
+    for prompt, message in (("a<|mask:0|>", "<.mask:0.>"), ([M, 5], "before the first mask")):
+        with pytest.raises(ValueError, match=message):
+            llm.generate(prompt if isinstance(prompt, str) else {"prompt_token_ids": prompt}, use_tqdm=False)
+    assert not llm.llm_engine.has_unfinished_requests()

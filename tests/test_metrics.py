@@ -12,21 +12,23 @@ import openai
 import pytest
 from checkpoints import write_llada
 from collector import collecting
-from engines import Job, running
+from engines import MASK_ID, Job, running
 from prometheus_client import REGISTRY
 from scrape import scrape, total, wait_for
 from server import serve
+from vllm_infogain.patches import stat_logger
 
 import vllm_infogain
 from vllm_infogain import plugin
 from vllm_infogain.engine import compat, metrics
 from vllm_infogain.engine.meter import COUNTED
 from vllm_infogain.engine.records import StepFigures, StepResult
-from vllm_infogain.patches import stat_logger
 
 DASHBOARD = Path(vllm_infogain.__file__).parent / "engine" / "grafana_dashboard.json"
 SERVED = "tiny"
 CACHED = {"cache": "dual", "block_length": 8}
+STANDING, SUFFIX = [9] * 4, [10] * 5  # text in a canvas and behind it
+INFILL = {"diffusion_seed_canvas": [*STANDING, *[MASK_ID] * 8], "suffix_token_ids": SUFFIX}
 JOBS = [
     Job("judge 1+2*3=7", {"bypass_threshold": 1.0}, 16),
     Job("multiply 3*4", {"tokens_per_step": 2, "bypass_threshold": 0.3, "block_length": 8, "cost_weight": 0}, 24),
@@ -37,6 +39,7 @@ JOBS = [
     Job("entropy", {"sampler": "entropy"}, 10),
     Job("klass", {"sampler": "klass", "cache_refresh": 2, "tokens_per_step": 3, **CACHED}, 30),
     Job("eb", {"sampler": "eb", "entropy_bound": 1.0}, 18),
+    Job("infill", {"sampler": "margin", **INFILL}, 12),
 ]
 
 
@@ -166,6 +169,14 @@ def test_rows_are_sequences_times_positions_where_nothing_is_kept(traffic):
 
 
 @pytest.mark.engine
+def test_text_that_stood_there_is_computed_but_not_written(traffic):
+    job, report = JOBS[9], traffic[2][9]
+    assert report["written"] == report["steps"] == job.max_tokens - len(STANDING)
+    assert report["canvas_positions"] == report["forwards"] * job.max_tokens
+    assert report["rows"] == report["forwards"] * (length(job) + len(SUFFIX))
+
+
+@pytest.mark.engine
 def test_a_window_inside_the_canvas_evaluates_canvas_positions_only(traffic):
     job, report = JOBS[3], traffic[2][3]
     blocks = -(-job.max_tokens // 8)
@@ -177,7 +188,7 @@ def test_a_window_inside_the_canvas_evaluates_canvas_positions_only(traffic):
 def test_the_tokens_of_whole_canvases_are_those_that_vllm_counts(traffic):
     before, after, reports = traffic
     (tokens,) = growth(before, after, ["vllm:generation_tokens_total"]).values()
-    dropped = sum(report["written"] for report in reports) - tokens
+    dropped = sum(report["written"] for report in reports) + 2 * len(STANDING) - tokens
     stopped = reports[-2]
     assert 0 <= dropped < stopped["written"], "only what stood behind the stop token is not sent"
 

@@ -213,6 +213,7 @@ def test_a_screenshot_is_small_enough_to_keep(page, tmp_path):
     """`INFOGAIN_SCREENSHOT=vllm_infogain/page/screenshot.png pytest tests/test_page.py -k screenshot` keeps it."""
     run(page)
     page.find_element(By.ID, "step").send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    fill(page, key="")
     page.execute_script("document.activeElement.blur()")
     show_as(page, height=page.execute_script("return document.documentElement.scrollHeight"))
     path = Path(os.environ.get("INFOGAIN_SCREENSHOT", tmp_path / "page.png"))
@@ -227,14 +228,13 @@ def test_a_screenshot_is_small_enough_to_keep(page, tmp_path):
 def test_a_refused_value_is_named_with_its_remedy(page):
     fill(page, tokens_per_step=0)
     run(page, expect="Not done.")
-    assert text_of(page, "problem") == "HTTP 400: tokens_per_step=0: give a whole number of 1 or more"
+    assert text_of(page, "problem").startswith("HTTP 400: tokens_per_step=0: give a whole number of 1 or more")
 
 
 @pytest.mark.engine
 def test_a_problem_of_one_sampler_leaves_the_other_its_answer(page):
     fill(page, tokens_per_step=1)
-    extra = "document.getElementById('left').add(new Option('best'))"
-    page.execute_script(extra)
+    page.execute_script("document.getElementById('left').add(new Option('best'))")
     run(page, left="best", expect="Not done.")
     assert text_of(page, "problem").startswith("best: HTTP 400: sampler='best': give one of info_gain")
     assert filled(page) == [0, CANVAS]

@@ -161,7 +161,7 @@ def test_a_server_out_of_reach_is_said_to_be(page):
         page.execute_cdp_cmd("Network.emulateNetworkConditions", unreachable | {"offline": False})
 
 
-@pytest.mark.parametrize("width", [400, 1180])
+@pytest.mark.parametrize("width", [320, 400, 1180])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_sticks_out_at_any_width_and_the_colours_are_the_readers(width, scheme, page):
     show_as(page, width, scheme=scheme)

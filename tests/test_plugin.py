@@ -28,6 +28,7 @@ from vllm_infogain.engine.compat import (
     CompletionRequest,
     EngineArgs,
     InputProcessor,
+    StatLoggerManager,
 )
 
 ROOT = Path(vllm_infogain.__file__).parents[1]
@@ -76,6 +77,7 @@ def test_registering_twice_changes_nothing_the_second_time():
         AsyncLLM: "generate",
         CompletionRequest: "to_sampling_params",
         ChatCompletionRequest: "to_sampling_params",
+        StatLoggerManager: "__init__",
     }
     plugin.register()
     wrapped = {owner: getattr(owner, name) for owner, name in seams.items()}

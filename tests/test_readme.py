@@ -88,7 +88,8 @@ def test_the_curl_commands_run_as_printed_against_the_plain_server():
             if block.startswith("curl "):
                 command = shlex.split(block.replace("localhost:8000", url.removeprefix("http://")))
                 answers.append(json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout))
-    chat, completion = answers
+    chat, completion, infilled = answers
     assert re.fullmatch(r"\S+=\d+,\S+=29", chat["choices"][0]["message"]["content"])
     assert completion["choices"][0]["text"] == "6*7=0101010"
     assert completion["choices"][1]["text"].endswith("yes")
+    assert [choice["text"] for choice in infilled["choices"]] == ["0101010", "0101010"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from vllm import SamplingParams
 from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
-from vllm.transformers_utils.tokenizer import get_tokenizer
+from vllm.tokenizers import get_tokenizer
 
 from vllm_infogain import plugin
 from vllm_infogain.admission import check_request, decoding_params

@@ -18,6 +18,9 @@ PROMPT = "judge 1+2*3=7"
 PROMPT_TOKENS = len(PROMPT) + 2  # one per character, and the two that open and close a prompt
 VLLMS_OWN = (
     "min_p",
+    "allowed_token_ids",
+    "bad_words",
+    "echo",
     "repetition_penalty",
     "response_format",
     "return_token_ids",
@@ -158,6 +161,42 @@ def test_a_stop_string_ends_the_text_before_it(client):
     assert response.choices[0].finish_reason == "stop"
 
 
+# Log-probabilities and constraints.
+
+
+def test_logprobs_come_in_openais_form_over_both_endpoints(client):
+    fields = {"seed": 4, "temperature": 1.0}
+    completion = client.completions.create(**request(12, body=fields | {"logprobs": 2})).choices[0]
+    chat = client.chat.completions.create(**chat_request(12, body=fields | {"logprobs": True, "top_logprobs": 2}))
+    entries = chat.choices[0].logprobs.content
+    assert "".join(entry.token for entry in entries) == "".join(completion.logprobs.tokens)
+    assert [entry.logprob for entry in entries] == pytest.approx(completion.logprobs.token_logprobs)
+    for entry, token, best in zip(entries, completion.logprobs.tokens, completion.logprobs.top_logprobs, strict=True):
+        assert entry.logprob <= 0
+        assert len(entry.top_logprobs) == 2
+        assert best[token] == pytest.approx(entry.logprob)
+        assert {one.token: one.logprob for one in entry.top_logprobs}.items() <= {
+            name: pytest.approx(value) for name, value in best.items()
+        }.items()
+
+
+def test_streamed_logprobs_are_those_of_the_whole_answer(client):
+    fields = request(12, body={"seed": 4, "logprobs": 1}, block_length=4)
+    whole = client.completions.create(**fields).choices[0].logprobs
+    parts = [chunk.choices[0].logprobs for chunk in client.completions.create(**fields, stream=True)]
+    assert [value for part in parts for value in part.token_logprobs] == pytest.approx(whole.token_logprobs)
+
+
+def test_constraints_hold_over_http(client):
+    digits = {str(token): 100.0 for token in range(22, 32)}  # 0 to 9, in logit_bias of which keys are strings
+    assert complete(client, 10, body={"seed": 5, "logit_bias": digits}).isdigit()
+    fields = {"seed": 5, "allowed_token_ids": [22, 23], "bad_words": ["01", "000"]}
+    text = complete(client, 10, body=fields)
+    assert set(text) <= {"0", "1"}
+    assert "01" not in text
+    assert "000" not in text
+
+
 # Streaming.
 
 
@@ -241,15 +280,15 @@ BAD = {  # parameter that the message must name, arguments of the request
     "a block longer than the canvas": ("block_length", request(16, block_length=17)),
     "a canvas one too long": ("max_tokens", request(TOO_LONG, **WHOLE_CANVAS)),
     "an empty prompt": ("prompt", request(prompt="")),
-    "a mask in the prompt": ("prompt", request(prompt="1+<|mask|>=3")),
-    "a mask among the prompt's ids": ("prompt", request(prompt=[5, 3, 6])),
-    "logprobs": ("logprobs", request(body={"logprobs": 2})),
-    "min_p": ("min_p", request(body={"min_p": 0.1})),
+    "more logprobs than the server gives": ("logprobs", request(body={"logprobs": 21})),
+    "min_p above 1": ("min_p", request(body={"min_p": 1.5})),
     "repetition_penalty": ("repetition_penalty", request(body={"repetition_penalty": 1.5})),
     "a presence penalty": ("presence_penalty", request(body={"presence_penalty": 0.5})),
-    "a logit bias": ("logit_bias", request(body={"logit_bias": {"7": 1.0}})),
+    "a bias of no token": ("logit_bias", request(body={"logit_bias": {"999": 1.0}})),
+    "no token allowed but the mask": ("allowed_token_ids", request(body={"allowed_token_ids": [3]})),
+    "two tokens per step beside a word": ("tokens_per_step", request(body={"bad_words": ["ab"]}, tokens_per_step=2)),
     # vLLM turns response_format into structured_outputs before anyone else sees it.
-    "a response format": ("structured_outputs", request(body={"response_format": {"type": "json_object"}})),
+    "any JSON object": ("structured_outputs.json_object", request(body={"response_format": {"type": "json_object"}})),
 }
 BAD_CHAT = {
     "a canvas one too long": ("max_tokens", chat_request(TOO_LONG, **WHOLE_CANVAS)),
@@ -257,9 +296,9 @@ BAD_CHAT = {
         "max_tokens",
         chat_request(body={"max_completion_tokens": TOO_LONG}, **WHOLE_CANVAS),
     ),
-    "a mask in the message": ("prompt", chat_request(content="1+<|mask|>=3")),
+    "a mask in the user's message": ("messages", chat_request(content="1+<|mask|>=3")),
     "an unknown sampler": ("sampler", chat_request(sampler="best")),
-    "logprobs": ("logprobs", chat_request(body={"logprobs": True})),
+    "echoed": ("prompt_logprobs", chat_request(body={"logprobs": True, "echo": True})),
 }
 
 

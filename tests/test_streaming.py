@@ -60,8 +60,6 @@ def create(client, endpoint: str, body: dict | None = None, /, stream: bool = Fa
     fields = {name: body.pop(name) for name in direct if name in body} | {"model": "tiny", "stream": stream}
     knobs = {"block_length": 8, "bypass_threshold": 1, "num_candidates": 4} | knobs
     fields["extra_body"] = body | {"vllm_xargs": knobs}
-        "vllm_xargs": {"block_length": 8, "bypass_threshold": 1, "num_candidates": 4, **knobs}
-    }
     if endpoint == "completions":
         return client.completions.create(**({"prompt": PROMPT} | fields))
     return client.chat.completions.create(**({"messages": [{"role": "user", "content": PROMPT}]} | fields))

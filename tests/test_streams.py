@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm_infogain.patches import openai_choices
 
 from vllm_infogain.progress import Progress
 from vllm_infogain.streams import CanvasStream, ReportStream
@@ -42,7 +43,7 @@ class Engine:
 def sample(text: str = "", *, index: int = 0, finish: str | None = None, progress: Progress | None = None, steps=()):
     """One CompletionOutput, a token per character, and what the scheduler said with it."""
     progress = progress or Progress()
-    progress.update({"report": {"forwards": len(text)}, "steps": list(steps)})
+    progress.update({"figures": {"forwards": len(text)}, "steps": list(steps)})
     return SimpleNamespace(
         index=index, text=text, token_ids=[ord(letter) for letter in text], finish_reason=finish, infogain=progress
     )
@@ -276,3 +277,27 @@ def test_a_second_cancellation_does_not_reach_the_engine_in_the_midst_of_the_abo
         assert reader.cancelled()
 
     asyncio.run(run())
+
+
+# Engines that are not ours.
+
+
+@pytest.mark.parametrize(
+    ("wrap", "arguments"),
+    [
+        (openai_choices._stream_completions, ("request", "inputs", "results", "id", 5, "model", 1)),
+        (openai_choices._stream_chat, ("request", "results", "id", "model", "conversation", "tokenizer")),
+    ],
+)
+def test_a_stream_of_another_engine_is_vllms_own(wrap, arguments):
+    config = SimpleNamespace(scheduler_config=SimpleNamespace(scheduler_cls="some.Scheduler"))
+    serving = SimpleNamespace(engine_client=SimpleNamespace(vllm_config=config))
+    calls = []
+
+    def vllms(*args, **kwargs):
+        calls.append((args, kwargs))
+        return "vLLM's own"
+
+    named = {"tokenizer": "tokenizer"} if wrap is openai_choices._stream_completions else {}
+    assert wrap(vllms)(serving, *arguments, **named) == "vLLM's own"
+    assert calls == [((serving, *arguments), named)]

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -119,15 +118,15 @@ def test_requests_that_wait_and_are_preempted_all_the_time_are_answered_as_if_al
             now = await asyncio.to_thread(metrics, url)
             seen["waiting"] += now["vllm:num_requests_waiting"] > 0
             seen["looks"] += 1
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
 
     with serve(
         "--plugin", "infogain", "--num-gpu-blocks-override", "9", environment={"VLLM_SERVER_DEV_MODE": "1"}
     ) as url:
-        started = time.monotonic()
         faults = asyncio.run(besiege(url, SCARCE_REQUESTS, expected, take_pages_away))
-        print("scarce", time.monotonic() - started, seen, metrics(url)["vllm:num_preemptions_total"])
         assert not faults, report(faults)
         wait_until_idle(url)
-        assert metrics(url)["vllm:num_preemptions_total"] > 0
-        assert seen["waiting"] > 0.5 * seen["looks"]
+        preempted = metrics(url)["vllm:num_preemptions_total"]
+        print(f"{preempted:g} preemptions; requests waited at {seen['waiting']} of {seen['looks']} looks")
+        assert preempted > SCARCE_REQUESTS / 10
+        assert seen["waiting"] > 0.2 * seen["looks"]

@@ -13,24 +13,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm.config import ObservabilityConfig
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponseChoice
 from vllm.entrypoints.openai.completion.protocol import CompletionResponseChoice
+from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, DetokenizeResponse
 from vllm.model_executor.model_loader import BaseModelLoader
 from vllm.outputs import CompletionOutput
 from vllm.platforms import current_platform
+from vllm.plugins.endpoint_plugins.interface import EndpointPlugin
+from vllm.renderers import ChatParams, TokenizeParams
+from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
 from vllm.v1.metrics.stats import PrefillStats
+from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.worker.gpu_worker import Worker
 
 import vllm_infogain
 from vllm_infogain.admission import HONOURED, INTERNAL, NEUTRAL
-from vllm_infogain.engine import compat
+from vllm_infogain.engine import compat, metrics
+from vllm_infogain.engine.grammar import CanvasBackend, CanvasGrammar
 from vllm_infogain.engine.runner import InfoGainRunner
 from vllm_infogain.engine.scheduler import InfoGainScheduler
+from vllm_infogain.page import Page
 
 ROOT = Path(vllm_infogain.__file__).parents[1]
 MAY_IMPORT_VLLM = (
@@ -75,6 +83,12 @@ def attributes_read_by(cls: type) -> set[str]:
 
 def parsed(code) -> ast.AST:
     return ast.parse(textwrap.dedent(inspect.getsource(code)))
+
+
+def calls_in(function) -> dict[str, ast.Call]:
+    """The last call of each name in a function's body."""
+    body = parsed(inspect.unwrap(function))
+    return {ast.unparse(node.func): node for node in ast.walk(body) if isinstance(node, ast.Call)}
 
 
 def is_self_attribute(node: ast.AST) -> bool:
@@ -134,8 +148,12 @@ CALLS = {  # function of vLLM: positional arguments we pass, keywords we pass, w
         "the metrics of a prompt are filled in by it",
     ),
     "record_event": (compat.Request.record_event, 3, "", "queue times in the metrics"),
-    "peek_request": (RequestQueue.peek_request, 1, "", "admission looks at the head of the queue"),
-    "pop_request": (RequestQueue.pop_request, 1, "", "admission takes the head of the queue"),
+    "__iter__": (RequestQueue.__iter__, 1, "", "admission looks for the first request whose grammar is compiled"),
+    "remove_request": (RequestQueue.remove_request, 2, "", "admission takes it from where it stands"),
+    "_handle_blocked_waiting_request": (
+        compat.Scheduler._handle_blocked_waiting_request, 2, "", "vLLM says whether a grammar is compiled"
+    ),
+    "finish_requests": (compat.Scheduler.finish_requests, 3, "", "requests that take too long are ended by it"),
 }  # fmt: skip
 
 
@@ -177,6 +195,8 @@ def test_a_function_of_vllm_still_returns_what_we_unpack(name):
         "schedule",
         "_update_after_schedule",
         "update_from_output",
+        "get_grammar_bitmask",
+        "make_stats",
     ],
 )
 def test_an_override_of_the_scheduler_takes_what_vllm_passes(name):
@@ -206,13 +226,13 @@ def test_the_functions_our_patches_wrap_still_have_their_seams():
 
 
 def test_the_front_end_still_makes_outputs_where_reports_join_them():
-    taken = "new_token_ids pooling_output finish_reason stop_reason kv_transfer_params".split()
+    taken = ["new_token_ids", "pooling_output", "finish_reason", "stop_reason", "kv_transfer_params"]
     assert parameters(compat.RequestState.make_request_output)[1:6] == taken, (
         "what the scheduler says of a sample is taken from these arguments"
     )
-    calls = {ast.unparse(node.func) for node in ast.walk(parsed(inspect.unwrap(compat.RequestState.make_request_output)))
-             if isinstance(node, ast.Call)}  # fmt: skip
-    assert "self._new_completion_output" in calls, "reports are attached to the outputs it makes"
+    assert "self._new_completion_output" in calls_in(compat.RequestState.make_request_output), (
+        "reports are attached to the outputs it makes"
+    )
     output = CompletionOutput(0, "", [], None, None)
     output.infogain = 1
     assert output.infogain == 1, "the report hangs on the output as an attribute"
@@ -237,21 +257,54 @@ def test_the_server_still_makes_responses_where_reports_and_steps_join_them():
         assert inspect.isasyncgenfunction(inspect.unwrap(generator)), "streams are watched as async generators"
     for choice in (CompletionResponseChoice, ChatCompletionResponseChoice):
         assert choice.model_config["extra"] == "allow", "a report is an extra field of a choice"
-    call = next(
-        node
-        for node in ast.walk(parsed(inspect.unwrap(completion._create_completion)))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "self.completion_stream_generator"
-    )
+    call = calls_in(completion._create_completion)["self.completion_stream_generator"]
     assert {"tokenizer"} <= {keyword.arg for keyword in call.keywords}, "our wrap takes the tokenizer by name"
 
 
 def test_responses_are_still_generated_by_a_call_before_their_stream_starts():
-    body = parsed(inspect.unwrap(compat.OpenAIServingResponses._create_responses))
-    calls = [ast.unparse(node.func) for node in ast.walk(body) if isinstance(node, ast.Call)]
-    assert "self._generate_with_builtin_tools" in calls, "our check of a streamed response runs at this call"
+    assert "self._generate_with_builtin_tools" in calls_in(compat.OpenAIServingResponses._create_responses), (
+        "our check of a streamed response runs at this call"
+    )
     assert inspect.isasyncgenfunction(inspect.unwrap(compat.AsyncLLM.generate)), (
         "the check asks the engine for a generator that it never reads: nothing may be submitted by that"
     )
+
+
+def test_the_seams_of_infilling_are_where_they_were():
+    base, hf = compat.BaseRenderer, compat.HfRenderer
+    assert parameters(base._tokenize_prompt) == ["self", "prompt", "params"], "masks in text become tokens there"
+    assert "_tokenize_prompt" not in vars(hf), "the renderer of our models has one of its own: wrap that"
+    assert "self._tokenize_prompt" in inspect.getsource(base.__init__), "the async twin is made of it"
+    assert parameters(base.render_completion_suffix) == ["self", "prompt", "suffix"], "a suffix is rendered there"
+    for name in ("render_messages", "render_messages_async"):
+        assert parameters(getattr(hf, name)) == ["self", "messages", "params"], "a last message is continued there"
+    assert "chat_template_kwargs" in field_names(ChatParams), "continue_final_message is set in it"
+    needed = {"max_total_tokens", "truncate_prompt_tokens", "add_special_tokens"}
+    assert needed <= field_names(TokenizeParams), "a text with masks is tokenized whole, and not truncated"
+    assert parameters(compat.InputProcessor.process_inputs)[:4] == ["self", "request_id", "prompt", "params"], (
+        "masks of the prompt go into the parameters before it runs"
+    )
+    assert {"generation_config_fields", "renderer", "speculative_config", "structured_outputs_config"} <= (
+        attributes_set_by(compat.InputProcessor)
+    ), "parameters are completed from these before a stream starts"
+    assert "suffix" in compat.CompletionRequest.model_fields, "a request that inserts is told by it"
+
+
+@pytest.mark.parametrize("serving", [compat.OpenAIServingCompletion, compat.OpenAIServingChat])
+def test_the_server_sizes_the_output_by_the_length_we_wrap(serving):
+    assert parameters(compat.BaseServing._extract_prompt_len) == ["self", "prompt"]
+    calls = {ast.unparse(node.func): node for node in ast.walk(parsed(serving)) if isinstance(node, ast.Call)}
+    sizes = [ast.unparse(argument) for argument in calls["get_max_tokens"].args]
+    assert "self._extract_prompt_len(engine_input)" in sizes, "a canvas that just fits would be refused"
+
+
+def test_parameters_can_be_copied_by_clone_and_lose_what_we_hung_on_them():
+    params = compat.SamplingParams(extra_args={"a": 1})
+    params.inserts = True
+    copy = params.clone()
+    copy.extra_args = {"b": 2}
+    assert params.extra_args == {"a": 1}, "callers share parameters; the canvas goes into a copy"
+    assert not hasattr(copy, "inserts"), "what the client asked for is read off the original, never off a copy"
 
 
 def test_sampling_params_take_the_attribute_that_carries_the_clients_canvas():
@@ -265,6 +318,41 @@ def test_every_sampling_field_the_admission_check_names_exists():
     # Rows of other minors may be named too, but what is honoured must be there.
     assert known >= HONOURED, "a field whose name changed would be refused under its new name"
     assert known >= INTERNAL | NEUTRAL.keys(), "a name of no field is an exception from the check that hides nothing"
+
+
+def test_the_seams_that_our_metrics_use_are_there():
+    assert "make_stats" in attributes_read_by(compat.Scheduler), "our figures join the statistics that it makes"
+    made = inspect.signature(compat.Scheduler.make_stats).return_annotation
+    assert made == compat.SchedulerStats | None, "without statistics there is nothing to join"
+    types = {field.name: field.type for field in dataclasses.fields(compat.SchedulerStats)}
+    assert types["kv_connector_stats"] == dict[str, Any] | None, "our figures travel in it, whatever their form"
+    assert parameters(compat.StatLoggerManager.__init__)[:2] == ["self", "vllm_config"], (
+        "the wrapper sees by the configuration whether the engine is ours"
+    )
+    assert {"stat_loggers", "engine_indexes"} <= attributes_set_by(compat.StatLoggerManager), (
+        "our logger joins the first, for the engines in the second"
+    )
+    ours, theirs = (parameters(cls.record) for cls in (metrics.InfoGainStatLogger, compat.AggregateStatLoggerBase))
+    assert ours == theirs, "the manager calls every logger alike"
+    assert not metrics.InfoGainStatLogger.__abstractmethods__, "vLLM wants something more of a logger"
+
+
+def test_a_span_takes_what_we_give_it():
+    assert parameters(compat.instrument_manual)[:4] == ["span_name", "start_time", "end_time", "attributes"]
+    config = {field.name for field in dataclasses.fields(ObservabilityConfig)}
+    assert "otlp_traces_endpoint" in config, "spans are made where it is set"
+
+
+def test_the_page_has_what_vllm_asks_of_an_endpoint_plugin():
+    assert isinstance(Page(), EndpointPlugin), "its name and required_tasks decide whether it is loaded"
+    for name in ("attach_router", "init_state"):
+        theirs, ours = parameters(getattr(EndpointPlugin, name)), parameters(getattr(Page, name))
+        assert theirs == ours, f"vLLM calls {name} of the page"
+
+
+def test_token_ids_can_be_asked_for_their_text():
+    assert {"model", "tokens"} <= DetokenizeRequest.model_fields.keys(), "the page sends these to /detokenize"
+    assert "prompt" in DetokenizeResponse.model_fields, "the page reads tokens' texts there, for samplers without steps"
 
 
 # Records.
@@ -451,3 +539,32 @@ def test_the_algorithm_works_where_vllm_cannot_be_imported():
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout == "kept out\n"
+
+
+# Structured output.
+
+
+def test_a_grammar_backend_of_ours_is_what_the_manager_compiles_with():
+    source = inspect.getsource(StructuredOutputManager.grammar_init)
+    assert "if self.backend is None:" in source, "our scheduler sets the backend before the first request"
+    assert parameters(compat.StructuredOutputBackend.compile_grammar) == parameters(CanvasBackend.compile_grammar)
+    assert parameters(compat.StructuredOutputGrammar.accept_tokens) == parameters(CanvasGrammar.accept_tokens), (
+        "vLLM checks every finished block by it"
+    )
+    assert not CanvasBackend.__abstractmethods__ | CanvasGrammar.__abstractmethods__, "vLLM's classes ask for more"
+
+
+def test_a_constraint_still_has_the_key_and_the_fields_that_are_checked():
+    constraint = StructuredOutputsParams(regex="a")
+    assert compat.get_structured_output_key(constraint) == (compat.StructuredOutputOptions.REGEX, "a")
+    checked = {"json", "regex", "choice", "grammar", "json_object", "structural_tag", "whitespace_pattern"}
+    checked |= {"disable_any_whitespace", "disable_additional_properties"}
+    present = {name for name in field_names(StructuredOutputsParams) if not name.startswith("_")}
+    assert present == checked, "a field that vLLM adds would be ignored until structured.py knows it"
+
+
+def test_a_regular_expression_is_compiled_with_vllms_time_limit():
+    inspect.signature(compat.compile_regex_with_timeout).bind(print, "pattern")
+    inspect.signature(compat.reduced_vocabulary).bind("tokenizer")
+    inspect.signature(compat.cached_tokenizer_from_config).bind("model_config")
+    assert "try_get_generation_config" in inspect.getsource(compat.InputProcessor), "further end tokens come from it"

@@ -11,7 +11,7 @@ from typing import Any
 
 from vllm_infogain.embedded import SERVED_NAME
 from vllm_infogain.embedded.tokenizer import MASK, MAX_LENGTH, VOCAB
-from vllm_infogain.params import LOOKAHEAD_SAMPLERS, POSITION_SCORES, SAMPLERS
+from vllm_infogain.params import ADAPTIVE_SAMPLERS, LOOKAHEAD_SAMPLERS, POSITION_SCORES, SAMPLERS
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 LONGEST_CANVAS = 32
@@ -33,6 +33,11 @@ class Call:
 
 def valid_call(rng: random.Random) -> Call:
     """A request that must be served, always with the same answer: seeded, or at temperature 0."""
+    kind = rng.choice((plain_call, plain_call, plain_call, _constrained_call, _structured_call, _infilling_call))
+    return kind(rng)
+
+
+def plain_call(rng: random.Random) -> Call:
     path = rng.choice((COMPLETIONS, COMPLETIONS, CHAT))
     prompt = _prompt(rng, path)
     length = rng.randint(1, min(LONGEST_CANVAS, MAX_LENGTH - 2 - len(prompt)))
@@ -44,13 +49,49 @@ def valid_call(rng: random.Random) -> Call:
     if temperature or rng.random() < 0.3:
         body["seed"] = rng.randrange(1 << 31)
     optional = {
-        "top_k": rng.choice((-1, 0, 1, 5)), "top_p": rng.choice((0.1, 0.9, 1.0)),
+        "top_k": rng.choice((-1, 0, 1, 5)), "top_p": rng.choice((0.1, 0.9, 1.0)), "min_p": rng.choice((0.0, 0.1)),
         "ignore_eos": rng.random() < 0.7, "stop": rng.choice(("=", ["yes", "no"], "\n")),
-        "stop_token_ids": [VOCAB["1"]], "skip_special_tokens": False, "min_p": 0.0,
+        "stop_token_ids": [VOCAB["1"]], "skip_special_tokens": False,
     }  # fmt: skip
-    body |= {name: value for name, value in optional.items() if rng.random() < 0.25}
+    body |= _some_of(rng, optional, 0.25)
     body["vllm_xargs"] = _knobs(rng, length)
     return Call(path, body)
+
+
+def _constrained_call(rng: random.Random) -> Call:
+    """One whose tokens are restricted or whose probabilities are asked for."""
+    call = plain_call(rng)
+    digits = [VOCAB[digit] for digit in string.digits]
+    optional = {
+        "logit_bias": {str(rng.choice(digits)): rng.choice((-100, 3.5))}, "bad_words": ["1", "+"],
+        "min_tokens": rng.randint(1, call.body["max_tokens"]), "allowed_token_ids": [*digits, VOCAB[","]],
+    }  # fmt: skip
+    asked = {"logprobs": rng.randint(0, 3)} if call.path == COMPLETIONS else {"logprobs": True, "top_logprobs": 2}
+    return Call(call.path, call.body | _some_of(rng, optional, 0.4) | rng.choice((asked, {})))
+
+
+def _structured_call(rng: random.Random) -> Call:
+    """One whose text must match a grammar, which allows one position per step."""
+    call = plain_call(rng)
+    body = {name: value for name, value in call.body.items() if name not in ("stop", "stop_token_ids")}
+    grammar = {"regex": "[0-9]{1,3}(,[0-9])*"}, {"choice": ["yes", "no", "maybe"]}, {"regex": "a*"}
+    knobs = {name: value for name, value in body["vllm_xargs"].items() if name not in ("schedule", "steps")}
+    knobs |= {"tokens_per_step": 1, "sampler": rng.choice([name for name in SAMPLERS if name not in ADAPTIVE_SAMPLERS])}
+    body |= {"structured_outputs": rng.choice(grammar), "max_tokens": rng.randint(5, 16)}
+    return Call(call.path, body | {"vllm_xargs": _fitting(knobs | {"block_length": 0})})
+
+
+def _infilling_call(rng: random.Random) -> Call:
+    """One whose canvas holds text from the start."""
+    plain = plain_call(rng).body
+    kept = {name: plain[name] for name in plain if name not in ("messages", "max_tokens", "stop", "stop_token_ids")}
+    knobs = {"vllm_xargs": kept["vllm_xargs"] | {"block_length": 0}, "ignore_eos": True}
+    canvas = rng.choice(({"prompt": f"judge 1{MASK}1={MASK}"}, {"prompt": "7", "suffix": "=7", "max_tokens": 6}))
+    return Call(COMPLETIONS, kept | knobs | canvas)
+
+
+def _some_of(rng: random.Random, optional: dict[str, Any], share: float) -> dict[str, Any]:
+    return {name: value for name, value in optional.items() if rng.random() < share}
 
 
 def _prompt(rng: random.Random, path: str) -> str | list[int]:
@@ -76,10 +117,14 @@ def _knobs(rng: random.Random, length: int) -> dict[str, Any]:
         "cache": rng.choice(("none", "prefix", "dual")), "cache_refresh": rng.randint(0, 3),
         "eos_penalty": rng.choice((0, 2.5)), "return_trajectory": rng.choice((0, 1)),
     }  # fmt: skip
-    knobs |= {name: value for name, value in optional.items() if rng.random() < 0.35}
+    knobs |= _some_of(rng, optional, 0.35)
     if rng.random() < 0.25:
         knobs |= {"schedule": rng.choice(("linear", "cosine", "dream")), "steps": rng.randint(1, 8)}
-    # What does not go together.
+    return _fitting(knobs)
+
+
+def _fitting(knobs: dict[str, Any]) -> dict[str, Any]:
+    """The knobs without what does not go together."""
     if knobs["sampler"] == "beam" and knobs.get("bypass_mode") == "only":
         knobs["bypass_threshold"] = 1
     if knobs["sampler"] in LOOKAHEAD_SAMPLERS and knobs.get("cache") == "dual":
@@ -96,6 +141,12 @@ def _knob(**knobs: Any) -> Spoil:
 
 def _field(**fields: Any) -> Spoil:
     return lambda body: body | fields
+
+
+def _structured(tokens_per_step: int = 1, **outputs: str) -> Spoil:
+    return lambda body: body | {
+        "structured_outputs": outputs, "vllm_xargs": {"sampler": "ar", "tokens_per_step": tokens_per_step}
+    }  # fmt: skip
 
 
 # The parameter that the refusal must name, and what makes a valid request invalid.
@@ -118,21 +169,25 @@ FAULTS: list[tuple[str, Spoil]] = [
     ("top_p", _field(top_p=1.5)), ("top_p", _field(top_p=0)), ("top_k", _field(top_k=-5)),
     ("max_tokens", _field(max_tokens=MAX_LENGTH)), ("max_tokens", _field(max_tokens=0)),
     ("max_tokens", _field(max_tokens=-3)), ("max_tokens", _field(max_tokens=1 << 40)), ("n", _field(n=0)),
-    ("n", _field(n=2, temperature=0)), ("min_p", _field(min_p=0.2, temperature=1)), ("presence_penalty", _field(presence_penalty=1)),
-    ("frequency_penalty", _field(frequency_penalty=1)), ("repetition_penalty", _field(repetition_penalty=2)),
-    ("logit_bias", _field(logit_bias={"7": 1.0})), ("min_tokens", _field(min_tokens=1)),
-    ("bad_words", _field(bad_words=["a"])), ("logprobs", _field(logprobs=True)),
-    ("structured_outputs", _field(structured_outputs={"regex": "a*"})), ("seed", _field(seed=0.5)),
+    ("n", _field(n=2, temperature=0)), ("min_p", _field(min_p=-0.2, temperature=1)), ("seed", _field(seed=0.5)),
+    ("presence_penalty", _field(presence_penalty=1)), ("frequency_penalty", _field(frequency_penalty=1)),
+    ("repetition_penalty", _field(repetition_penalty=2)), ("min_tokens", _field(min_tokens=60)),
+    ("logit_bias", _field(logit_bias={"9999": 1.0})), ("allowed_token_ids", _field(allowed_token_ids=[9999])),
+    ("grammar", _structured(grammar='root ::= "a"')), ("regex", _structured(regex="(")),
+    ("structured_outputs.regex", _structured(regex="☃")), ("max_tokens", _structured(regex="a{40}")),
+    ("tokens_per_step", _structured(regex="a*", tokens_per_step=2)),
+    ("suffix_token_ids", _knob(suffix_token_ids=[VOCAB[MASK]])), ("diffusion_pinned", _knob(diffusion_pinned=[0])),
+    ("stream_mode", _knob(stream_mode="token")), ("stream_mode", _knob(sampler="best_of_n", stream_mode="canvas")),
 ]  # fmt: skip
 BAD_PROMPTS = (
-    ("prompt", ""), ("prompt", f"1+{MASK}=3"), ("prompt", [VOCAB["1"], VOCAB[MASK]]), ("vocabulary", [5, 999_999]),
+    ("prompt", ""), ("prompt", [VOCAB[MASK], VOCAB["1"]]), ("vocabulary", [5, 999_999]),
     ("input_tokens", "x" * MAX_LENGTH), ("prompt", 7), ("prompt", [5, -1]),
 )  # fmt: skip
 
 
 def invalid_call(rng: random.Random) -> Call:
     """A valid request spoiled in one place."""
-    call = valid_call(rng)
+    call = plain_call(rng)
     if call.path == COMPLETIONS and rng.random() < 0.2:
         refused, prompt = rng.choice(BAD_PROMPTS)
         return Call(call.path, call.body | {"prompt": prompt}, refused)

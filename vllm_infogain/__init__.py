@@ -38,9 +38,9 @@ def report(output: Any) -> dict[str, Any]:
     Returns:
         steps, forwards, refreshes (forwards that computed kept keys and values anew), rows, canvas_positions and
         candidate_rows (those of the rows that lie on the canvas, that look-ahead computed), candidates, written
-        (positions), bypassed_steps, cumulative_entropy (nats); of an output that is not finished, so far. If the request
-        asked for it with `return_trajectory`, also `trajectory` (every step) and `decode_order` (for each place of the
-        canvas the step it was written at, None for text that stood there).
+        (positions), bypassed_steps, cumulative_entropy (nats); of an output that is not finished, so far. If the
+        request asked for it with `return_trajectory`, also `trajectory` (every step) and `decode_order` (for each place
+        of the canvas the step it was written at, None for text that stood there).
 
     Raises:
         ValueError: there is none: the engine is not of this package, or the request ended before its first step.

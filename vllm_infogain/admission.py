@@ -10,12 +10,11 @@ import numpy as np
 
 from vllm_infogain.constraints import Constraints
 from vllm_infogain.engine.compat import SamplingParams, VllmConfig, VLLMValidationError, cdiv
-from vllm_infogain.infill import check_infill
-from vllm_infogain.model_executors import EXECUTORS
+from vllm_infogain.infill import check_infill, initial_canvas
 from vllm_infogain.params import DecodingParams, parse_params
-from vllm_infogain.plugin import WORKER, is_active
 from vllm_infogain.sampling.frequencies import load_log_frequencies
 from vllm_infogain.settings import parse_settings
+from vllm_infogain.structured import check_structured_outputs
 from vllm_infogain.values import ParameterError
 
 # Fields of SamplingParams that are honoured, here or by vLLM's own output processor. Any other field must keep its
@@ -24,10 +23,10 @@ HONOURED = frozenset({
     "n", "temperature", "top_k", "top_p", "seed", "max_tokens", "ignore_eos", "stop", "stop_token_ids",
     "include_stop_str_in_output", "detokenize", "skip_special_tokens", "spaces_between_special_tokens",
     "output_kind", "stream_interval", "extra_args", "min_p", "min_tokens", "allowed_token_ids", "logit_bias",
-    "bad_words", "logprobs", "logprob_token_ids", "flat_logprobs", "structured_outputs",
+    "bad_words", "logprobs", "logprob_token_ids", "flat_logprobs", "structured_outputs", "skip_reading_prefix_cache",
 })  # fmt: skip
 # Fields that vLLM fills in by itself and that mean nothing here.
-INTERNAL = frozenset({"skip_clone", "output_text_buffer_length", "skip_reading_prefix_cache"})
+INTERNAL = frozenset({"skip_clone", "output_text_buffer_length"})
 NEUTRAL = {"watermarking": (None, False)}
 
 
@@ -37,10 +36,12 @@ class RequestError(VLLMValidationError, ValueError):
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Turn a ParameterError into what vLLM's server answers with HTTP 400."""
+    """Turn a ParameterError into what vLLM's server answers with HTTP 400, and vLLM's own refusal into a ValueError."""
     try:
         yield
-    except ParameterError as error:
+    except RequestError:
+        raise
+    except (ParameterError, VLLMValidationError) as error:
         raise RequestError(str(error), parameter=error.parameter) from None
 
 
@@ -126,74 +127,6 @@ def check_server_limit(canvas: int, vllm_config: VllmConfig) -> None:
         raise RequestError(f"max_tokens={canvas}: this server's limit is {limit}; fill less", parameter="max_tokens")
 
 
-def can_cache_prefixes(vllm_config: VllmConfig) -> bool:
-    """Whether a KV page depends on nothing behind it, so that requests with the same prefix can share it."""
-    block = block_causal_size(vllm_config)
-    return block > 0 and vllm_config.cache_config.block_size % block == 0
-
-
-def check_engine(vllm_config: VllmConfig) -> None:
-    """Refuse, at start-up, a configuration that the engine would serve wrongly or not at all.
-
-    Raises:
-        ParameterError (a ValueError): names the setting, its value and the remedy.
-    """
-    config = vllm_config
-    parallel = config.parallel_config
-    longest = config.model_config.max_model_len
-    batched = config.scheduler_config.max_num_batched_tokens
-    budget = min(batched, config.scheduler_config.max_num_scheduled_tokens or batched)
-    refused = {
-        "enable_prefix_caching": config.cache_config.enable_prefix_caching and not can_cache_prefixes(config),
-        "async_scheduling": config.scheduler_config.async_scheduling,
-        "enable_lora": config.lora_config is not None,
-        "speculative_config": config.speculative_config is not None,
-        "kv_transfer_config": config.kv_transfer_config is not None,
-        "pipeline_parallel_size": parallel.pipeline_parallel_size > 1,
-        # Both spread a sequence's K/V over the ranks; our page tables hold whole sequences.
-        "decode_context_parallel_size": parallel.decode_context_parallel_size > 1,
-        "prefill_context_parallel_size": parallel.prefill_context_parallel_size > 1,
-        "enable_dbo": parallel.use_ubatching,
-        "enable_expert_parallel": parallel.enable_expert_parallel,
-        # Replicas of a mixture of experts run in lockstep, forward by forward; a step of ours has one or several.
-        # Dense ones are engines of their own, which vLLM tells of no other.
-        "data_parallel_size": parallel.data_parallel_size > 1 and config.model_config.is_moe,
-        "scheduling_policy": config.scheduler_config.policy != "fcfs",
-    }
-    for name, is_on in refused.items():
-        if is_on:
-            raise ParameterError(name, is_on, "not supported with masked diffusion; leave it out")
-    if not is_active(config):
-        scheduler = config.scheduler_config.scheduler_cls
-        raise ParameterError("scheduler_cls", scheduler, "our worker needs our scheduler; leave it out")
-    if parallel.worker_cls != WORKER:
-        raise ParameterError("worker_cls", parallel.worker_cls, "our scheduler needs ours; leave it out")
-    if budget < longest:
-        raise ParameterError(
-            "max_num_batched_tokens", budget, f"a whole sequence runs at once; give at least max_model_len={longest}"
-        )
-    _check_model(config.model_config)
-    parse_settings(config.additional_config)
-
-
-def _check_model(model_config: Any) -> None:
-    """A model that was not trained to fill masks would answer, and answer nonsense."""
-    known = set(EXECUTORS).intersection(model_config.architectures)
-    if not known:
-        raise ParameterError(
-            "model", model_config.model,
-            f"architecture {', '.join(model_config.architectures)} is no masked diffusion model we know; "
-            f"give one of {', '.join(EXECUTORS)}",
-        )  # fmt: skip
-    mask_id, vocabulary = model_config.hf_config.mask_token_id, model_config.get_vocab_size()
-    if not isinstance(mask_id, int) or not 0 <= mask_id < vocabulary:
-        raise ParameterError(
-            "mask_token_id", mask_id,
-            f"no token of this model, whose ids go from 0 to {vocabulary - 1}; "
-            "give the mask token's id: --hf-overrides '{\"mask_token_id\": ID}'",
-        )  # fmt: skip
-
-
 def check_request(
     params: Any,
     prompt: Sequence[int] | None,
@@ -228,6 +161,7 @@ def check_request(
         config = vllm_config.model_config
         decoding.constraints.check(config.get_vocab_size(), config.hf_config.mask_token_id, decoding.stop_ids)
         check_infill(decoding, params.stop or (), config.hf_config.mask_token_id, config.get_vocab_size())
+        check_structured_outputs(params, initial_canvas(decoding, config.hf_config.mask_token_id), vllm_config)
         _check_rows(params.n, decoding, len(prompt or ()), vllm_config)
         _check_kept_states(decoding, decoding.length(len(prompt or ())), vllm_config)
         if requested_canvas and params.max_tokens and requested_canvas > params.max_tokens:
@@ -266,7 +200,7 @@ def _check_rows(samples: int, params: DecodingParams, prompt_length: int, vllm_c
         name = "n" if samples > params.most_sequences else name
         raise ParameterError(
             name, samples if name == "n" else getattr(params, name),
-            f"{samples} sample(s) of {params.most_sequences} sequences that differ in {window} positions are {rows} rows, "
+            f"{samples} x {params.most_sequences} sequences that differ in {window} positions are {rows} rows, "
             f"and this server's request_rows is {limit}; give fewer, or cache='dual' and a shorter block_length",
         )  # fmt: skip
 

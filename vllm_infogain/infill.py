@@ -97,7 +97,7 @@ def cut_prompt(
 
     Args:
         engine_input: vLLM's, with `prompt_token_ids` and perhaps their text as `prompt`.
-        mask_text: how the tokenizer writes the mask token; None: without a tokenizer there is no text.
+        mask_text: how the tokenizer writes the mask token; None: it does not, so that no text holds any.
         inserts: the only mask stands for all that is to be inserted, and what follows it is the suffix.
 
     Raises:

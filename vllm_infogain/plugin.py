@@ -59,6 +59,7 @@ def check_vllm_version(version: str) -> None:
 
 def engine_args() -> dict[str, Any]:
     """Engine arguments that make a vLLM engine ours: `LLM(model, **engine_args())`."""
+    from vllm.config import StructuredOutputsConfig
     from vllm.platforms import current_platform
 
     args = {
@@ -70,6 +71,8 @@ def engine_args() -> dict[str, Any]:
         # What a request wants next is known only from the logits.
         "async_scheduling": False,
         "enforce_eager": True,
+        # Its checks take what a finite automaton can follow, and leave it as the request gives it.
+        "structured_outputs_config": StructuredOutputsConfig(backend="outlines"),
     }
     if current_platform.is_cuda():
         args |= {

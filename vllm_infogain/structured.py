@@ -38,7 +38,7 @@ def check_structured_outputs(params: SamplingParams, canvas: Sequence[int], vllm
     except (ValueError, TypeError) as error:
         raise ParameterError(name, shown, f"cannot be compiled: {error}") from None
     for stop in set(params.stop_token_ids or ()) - set(tokens.end_ids):
-        if automaton.class_of[stop] != NEVER:
+        if 0 <= stop < len(automaton.class_of) and automaton.class_of[stop] != NEVER:
             raise ParameterError("stop_token_ids", stop, "the grammar has it as text, which would be cut; leave it out")
     least = shortest(automaton)
     if least is None:

@@ -22,7 +22,7 @@ predicts position i. It reads characters and knows four puzzles; it is no langua
 A prompt is the text below, one user message (chat) or one completion prompt. The model sees
 `<|bos|>prompt<|answer|>` followed by the canvas; after its answer it fills the canvas with `<|eos|>`.
 Prompt, its two special tokens and canvas fit in 64 tokens. In a chat only the last message counts; it must be the
-user's, and earlier messages (system messages too) are ignored.
+user's, or behind it one of the assistant's to be completed, and earlier messages (system messages too) are ignored.
 
 | task | prompt | an answer | canvas |
 |---|---|---|---|

@@ -2,37 +2,30 @@
 
 vLLM's own way is followed: `StructuredOutputManager` compiles in its thread pool, the scheduler waits for it. Only its
 backend is ours, since a canvas is not written from left to right and needs the automaton itself, not a mask of the
-next tokens. vLLM's outlines backend cannot stand in for it: its index over tokens loses strings in which a shorter one
-of the grammar is continued (of `a(bc)?` it never accepts "abc" spelled a, b, c), and takes seconds and hundreds of MB
-for a large vocabulary. Its index over single bytes takes milliseconds, and loses nothing once every string ends alike.
+next tokens.
 """
 
 import json
-from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-import outlines_core
 import regex
-from outlines_core.json_schema import build_regex_from_schema
 
 from vllm_infogain.engine.compat import (
+    Request,
     StructuredOutputBackend,
     StructuredOutputGrammar,
     StructuredOutputOptions,
     VllmConfig,
     cached_tokenizer_from_config,
-    compile_regex_with_timeout,
     reduced_vocabulary,
 )
+from vllm_infogain.engine.regular import over_bytes, whole
+from vllm_infogain.engine.schema import schema_pattern
 from vllm_infogain.sampling.automaton import TokenAutomaton, sources, targets
 from vllm_infogain.sampling.spelling import Spelling, over_tokens
 
-# Behind every string. A search prefers some matches to others and drops the rest; where all strings end alike, and end
-# nowhere else, there is nothing to drop. No text holds this code point: Unicode reserves it.
-SENTINEL = "\U0010ffff"
-BYTES, SENTINEL_ID, EOS_ID = 256, 256, 257
-MAX_INDEX_BYTES = 4 << 20  # of an index over bytes; some 700,000 transitions, which take about a second to read
 MAX_MOVES = 4 << 20  # of an automaton over tokens, 8 bytes each
 
 
@@ -48,13 +41,18 @@ def model_tokens(vllm_config: VllmConfig) -> ModelTokens:
     """Of the engine's model. Slow at the first call, about a second for 150,000 tokens."""
     config = vllm_config.model_config
     tokenizer = cached_tokenizer_from_config(config)
-    eos = getattr(config.hf_config, "eos_token_id", None)
-    end_ids = {*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None}
+    end_ids = {tokenizer.eos_token_id} - {None}
+    # vLLM ends a text at those of the generation config too.
+    for eos in (
+        getattr(config.hf_config, "eos_token_id", None),
+        config.try_get_generation_config().get("eos_token_id"),
+    ):
+        end_ids.update([eos] if isinstance(eos, int) else eos or ())
     return _model_tokens(tokenizer, config.get_vocab_size(), config.hf_config.mask_token_id, tuple(sorted(end_ids)))
 
 
 @lru_cache(maxsize=8)
-def _model_tokens(tokenizer: Hashable, vocab: int, mask_id: int, end_ids: tuple[int, ...]) -> ModelTokens:
+def _model_tokens(tokenizer: Any, vocab: int, mask_id: int, end_ids: tuple[int, ...]) -> ModelTokens:
     return ModelTokens(Spelling.of(reduced_vocabulary(tokenizer), vocab, without={mask_id, *end_ids}), end_ids)
 
 
@@ -66,11 +64,11 @@ def pattern_of(kind: StructuredOutputOptions, specification: str) -> str:
     """
     match kind:
         case StructuredOutputOptions.REGEX:
-            return specification
+            return whole(specification)
         case StructuredOutputOptions.CHOICE:
             return "|".join(regex.escape(str(choice)) for choice in json.loads(specification))
         case StructuredOutputOptions.JSON:
-            return build_regex_from_schema(specification)
+            return schema_pattern(specification)
         case _:
             raise ValueError("only a regex, a choice and a JSON schema are regular")
 
@@ -80,28 +78,12 @@ def automaton_of(pattern: str, tokens: ModelTokens) -> TokenAutomaton:
     """The automaton over a model's tokens of the strings that a regular expression matches whole.
 
     Raises:
-        ValueError: the pattern is invalid, uses what no finite automaton can, or takes too long or too much to compile.
+        ValueError: see `over_bytes`; or there are too many moves.
     """
-    automaton = over_tokens(_over_bytes(pattern), tokens.spelling, tokens.end_ids)
+    automaton = over_tokens(over_bytes(pattern), tokens.spelling, tokens.end_ids)
     if len(automaton.moves) > MAX_MOVES:
         raise ValueError(f"its automaton has {len(automaton.moves)} moves; at most {MAX_MOVES} are served")
     return automaton
-
-
-def _over_bytes(pattern: str) -> TokenAutomaton:
-    texts = {bytes([byte]): [byte] for byte in range(BYTES)} | {SENTINEL.encode(): [SENTINEL_ID]}
-    vocabulary = outlines_core.Vocabulary(EOS_ID, texts)
-    index = compile_regex_with_timeout(lambda ended: outlines_core.Index(ended, vocabulary), f"(?:{pattern}){SENTINEL}")
-    size = len(index.__reduce__()[1][0])
-    if size > MAX_INDEX_BYTES:
-        raise ValueError(f"its automaton over bytes takes {size} bytes; at most {MAX_INDEX_BYTES} are served")
-    transitions, ended = index.get_transitions(), index.get_final_states()
-    return TokenAutomaton.from_transitions(
-        {state: {byte: to for byte, to in row.items() if byte < BYTES} for state, row in transitions.items()},
-        index.get_initial_state(),
-        {state for state, row in transitions.items() if row.get(SENTINEL_ID) in ended},
-        BYTES,
-    )
 
 
 class CanvasGrammar(StructuredOutputGrammar):
@@ -131,6 +113,9 @@ class CanvasGrammar(StructuredOutputGrammar):
 class CanvasBackend(StructuredOutputBackend):
     """vLLM's structured output manager asks it for grammars; set by our scheduler before the first request."""
 
+    def __init__(self, vllm_config: VllmConfig) -> None:
+        self.vllm_config = vllm_config  # the tokenizer is found when the first grammar is compiled
+
     def compile_grammar(
         self, request_type: StructuredOutputOptions, grammar_spec: str, stop_token_ids: set[int] | None = None
     ) -> CanvasGrammar:
@@ -140,3 +125,11 @@ class CanvasBackend(StructuredOutputBackend):
         raise AssertionError("our scheduler asks for no masks")
 
     def destroy(self) -> None: ...
+
+
+def compiled_automaton(request: Request) -> TokenAutomaton:
+    """Of a structured request whose grammar is compiled."""
+    assert request.structured_output_request is not None
+    grammar = request.structured_output_request.grammar
+    assert isinstance(grammar, CanvasGrammar)
+    return grammar.automaton

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_infogain.engine.compat import ModelRunnerOutput, SchedulerOutput
+from vllm_infogain.sampling.automaton import TokenAutomaton
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class StepPlan(SchedulerOutput):
     """vLLM's scheduler output plus one group plan per scheduled request. Set by the scheduler."""
 
     groups: dict[str, GroupPlan] = field(default_factory=dict)
+    automata: dict[str, TokenAutomaton] = field(default_factory=dict)  # of its new requests that are structured
     forwards: int = 1  # the worker may go on by itself for so many, while the plan's pages and rows suffice
     row_budget: int = 0  # of each of them
 
@@ -57,6 +59,6 @@ class StepResult(ModelRunnerOutput):
     """vLLM's runner output plus what the scheduler needs to plan the next step. Set by the runner."""
 
     demands: dict[str, Demand] = field(default_factory=dict)
-    # What the front end is told of requests: `report`, and where a client watches, the new `steps`; see progress.py.
+    # What the front end is told of requests: the report's `figures` and the new `steps`; see progress.py.
     messages: dict[str, dict[str, Any]] = field(default_factory=dict)
     figures: StepFigures = field(default_factory=StepFigures)

@@ -24,11 +24,12 @@ def step_result(decoders: Mapping[str, Decoder], finals: Mapping[str, Final], de
         demands=demands,
     )
     for request_id, decoder in decoders.items():
-        steps = decoder.take_steps() if decoder.params.stream_mode == "canvas" else []
+        is_watched = decoder.params.stream_mode == "canvas"
+        steps = decoder.take_steps() if is_watched or finals[request_id].tokens else []
         if finals[request_id].tokens or steps:
-            message: dict[str, Any] = {"report": decoder.report.to_dict(decoder.params)}
-            if steps:
-                message["steps"] = [asdict(step) for step in steps]
+            message: dict[str, Any] = {"figures": decoder.report.figures(), "steps": [asdict(step) for step in steps]}
+            if decoder.params.return_trajectory:
+                message["canvas_length"] = decoder.params.canvas_length
             result.messages[request_id] = message
     return result
 

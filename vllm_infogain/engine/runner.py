@@ -102,7 +102,12 @@ class InfoGainRunner:
             assert new.prompt_token_ids is not None
             params = decoding_params(new.req_id, new.sampling_params, self.vllm_config)
             decoder = make_decoder(
-                new.prompt_token_ids, params, self.mask_id, self.log_frequencies, new.num_computed_tokens
+                new.prompt_token_ids,
+                params,
+                self.mask_id,
+                self.log_frequencies,
+                new.num_computed_tokens,
+                plan.automata.get(new.req_id),
             )
             self.requests[new.req_id] = Running(decoder)
 

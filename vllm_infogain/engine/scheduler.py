@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_infogain.admission import check_engine, decoding_params
+from vllm_infogain.admission import decoding_params
 from vllm_infogain.engine.compat import (
     EngineCoreEventType,
     EngineCoreOutput,
@@ -27,11 +27,13 @@ from vllm_infogain.engine.compat import (
     SchedulerOutput,
     cdiv,
 )
+from vllm_infogain.engine.grammar import CanvasBackend, compiled_automaton
 from vllm_infogain.engine.layout import most_own_pages
 from vllm_infogain.engine.metrics import StepLedger
 from vllm_infogain.engine.records import Demand, GroupPlan, StepPlan, StepResult
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.settings import parse_settings
+from vllm_infogain.startup import check_engine
 
 
 @dataclass
@@ -57,6 +59,8 @@ class InfoGainScheduler(Scheduler):
         self._entries: dict[str, Entry] = {}
         self._scratch: list = []  # pages lent for the step under way
         self._ledger = StepLedger(self.vllm_config)
+        # Grammars are compiled where vLLM compiles them, but to automata over whole canvases.
+        self.structured_output_manager.backend = CanvasBackend(self.vllm_config)
         self._timed_out: list[Request] = []  # whose clients are to be told
 
     # Arrival and end of a request: the only places where our own table gains or loses a key.
@@ -141,7 +145,9 @@ class InfoGainScheduler(Scheduler):
         """Move waiting requests to running while pages and seats last. Rows are no condition: turns are taken."""
         seats = min(self.max_num_running_reqs, self.max_num_active_reqs)
         while self.waiting and len(self.running) < seats and self._pause_state == PauseState.UNPAUSED:
-            request = self.waiting.peek_request()
+            request = next(filter(self._is_compiled, self.waiting), None)
+            if request is None:
+                return
             entry = self._entries[request.request_id]
             others = [self._entries[other.request_id] for other in self.running]
             if others and sum(other.largest_rows for other in others) + entry.largest_rows > self.settings.server_rows:
@@ -166,7 +172,7 @@ class InfoGainScheduler(Scheduler):
             pool = self.kv_cache_manager.block_pool
             entry.contexts = [pool.get_new_blocks(self._pages(entry)) for _ in range(further)]
             request.num_computed_tokens = computed  # what the worker need not compute; told it once
-            self.waiting.pop_request()
+            self.waiting.remove_request(request)
             self.running.append(request)
             request.status = RequestStatus.RUNNING
             if request.prefill_stats and request.num_preemptions == 0:
@@ -177,6 +183,14 @@ class InfoGainScheduler(Scheduler):
                 )
             if self.log_stats:
                 request.record_event(EngineCoreEventType.SCHEDULED, time.monotonic())
+
+    def _is_compiled(self, request: Request) -> bool:
+        """Whether its grammar, if it has one, is compiled; where that failed, vLLM ends the request with an error."""
+        waits = request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
+        return not waits or self._handle_blocked_waiting_request(request)
+
+    def get_grammar_bitmask(self, scheduler_output: SchedulerOutput) -> None:
+        """None: the worker has the automata."""
 
     def _plan_group(self, request: Request, budget: int, first: bool, lend_largest: bool) -> GroupPlan | None:
         """The part of the request's group that fits, or None. Only the first group of a step may be cut: it is larger
@@ -219,6 +233,9 @@ class InfoGainScheduler(Scheduler):
             finished_req_ids=self.finished_req_ids,
             free_encoder_mm_hashes=[],
             groups=groups,
+            automata={
+                request.request_id: compiled_automaton(request) for request in unknown if request.use_structured_output
+            },
         )
         self._update_after_schedule(plan)
         return plan

@@ -25,7 +25,7 @@ let drawing = 0; // the animation frame asked for, 0 if none
 // The server's answer.
 
 /** The data of every server-sent event in `body`, however its bytes are cut up. */
-export async function* eventData(body) {
+async function* eventData(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
@@ -187,9 +187,8 @@ function draw() {
     drawCurve(run.svg, curves[side], curves[1 - side], step, Math.max(1, most), nats);
     run.panel.querySelector(".other").textContent = `(dashed: ${runs[1 - side].sampler})`;
     run.figures.replaceChildren(...Object.entries(run.report ? FIGURES : {}).map(([name, label]) => {
-      const value = run.report[name];
-      return element("div", {}, element("dt", {}, label),
-        element("dd", { "data-figure": name }, Number.isInteger(value) ? value : value.toFixed(4)));
+      const value = name === "cumulative_entropy" ? run.report[name].toFixed(4) : run.report[name];
+      return element("div", {}, element("dt", {}, label), element("dd", { "data-figure": name }, value));
     }));
   });
 }
@@ -209,9 +208,8 @@ function drawCanvas(run, step) {
     const isFilled = token?.step <= step;
     const face = isFilled ? faceOf(token.text) : { text: "·", kind: "masked" };
     // Places follow the newest state, whatever step is shown, so that nothing moves in a replay.
-    const span = Math.ceil((token ? faceOf(token.text).width : 1) / 2.5);
     const breaks = written[position - 1]?.text.endsWith("\n");
-    cell.style.gridColumn = breaks ? `1 / span ${span}` : `span ${span}`;
+    cell.style.gridColumn = `${breaks ? "1 / " : ""}span ${token ? faceOf(token.text).columns : 1}`;
     cell.textContent = face.text;
     cell.className = ["cell", face.kind, isFilled && `h${BOUNDS.filter((bound) => token.entropy >= bound).length}`,
       isFilled && token.step === step && "newest"].filter(Boolean).join(" ");
@@ -226,14 +224,14 @@ function drawCanvas(run, step) {
 function faceOf(text) {
   const special = /^<\|(.+)\|>$/s.exec(text);
   const face = special ? special[1] : text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣");
-  const length = [...face].length;
-  return { text: face, kind: special ? "special" : "", width: Math.min(16, special ? length * 0.8 : length) };
+  const columns = Math.min(4, Math.ceil((face.length * (special ? 0.75 : 1) + 1) / 4)); // of a grid of 2.1rem
+  return { text: face, kind: special ? "special" : "", columns };
 }
 
 function drawNotes(run, step, curve) {
   const { positions, objective, chosen, bypassed } = run.steps[step - 1] ?? {};
-  const streams = samplers.get(run.sampler);
-  let words = streams ? "Waiting for the first step." : "Waiting for the end: nothing this sampler writes is sure to stay.";
+  const why = samplers.get(run.sampler) ? "the first step." : "the end: nothing this sampler writes is sure to stay.";
+  let words = `Waiting for ${why}`;
   if (run.ended || run.steps.length) words = run.steps.length ? "Nothing is written yet." : "No answer.";
   if (positions) {
     const how = bypassed ? "sure enough, no look-ahead"
@@ -243,7 +241,8 @@ function drawNotes(run, step, curve) {
     words = `Step ${step}: ${places}${how && `; ${how}`}. ${curve[step].toFixed(3)} nats so far.`;
   }
   run.note.textContent = words;
-  run.cellNote.textContent = run.cells[run.pointed]?.ariaLabel ?? "Point at a token, or use the arrow keys, for its numbers.";
+  const hint = "Point at a token, or use the arrow keys, for its numbers.";
+  run.cellNote.textContent = run.cells[run.pointed]?.ariaLabel ?? hint;
 }
 
 /** Running sums of the steps' entropies, from 0: [steps + 1] nats. */
@@ -261,14 +260,16 @@ function niceCeiling(value) {
 function drawCurve(svg, own, other, step, most, nats) {
   const x = (steps) => 36 + (294 * steps) / most;
   const y = (sum) => 84 - (76 * sum) / nats;
-  const line = (curve, kind) => shape("polyline", { class: kind, points: curve.map((sum, i) => `${x(i)},${y(sum)}`).join(" ") });
+  const points = (curve) => curve.map((sum, steps) => `${x(steps)},${y(sum)}`).join(" ");
+  const line = (curve, kind) => shape("polyline", { class: kind, points: points(curve) });
   const grid = [0, nats / 2, nats].flatMap((value) => [
     shape("line", { class: "grid", x1: 36, x2: 330, y1: y(value), y2: y(value) }),
     shape("text", { x: 31, y: y(value) + 3, "text-anchor": "end" }, +value.toPrecision(2)),
   ]);
   const ends = [[0, "middle"], [most, "end"]].map(([value, anchor]) =>
     shape("text", { x: x(value), y: 99, "text-anchor": anchor }, value ? `step ${value}` : value));
-  svg.setAttribute("aria-label", `Cumulative entropy: ${own[step].toFixed(3)} nats after step ${step}, ${own.at(-1).toFixed(3)} at the end`);
+  const [now, last] = [own[step], own.at(-1)].map((sum) => sum.toFixed(3));
+  svg.setAttribute("aria-label", `Cumulative entropy: ${now} nats after step ${step}, ${last} at the end`);
   svg.replaceChildren(...grid, ...ends, line(other, "ghost"), line(own, "own"),
     shape("circle", { cx: x(step), cy: y(own[step]), r: 4.5 }));
 }

@@ -295,7 +295,8 @@ class _Oracle:
             return False
         offset, after = place - self.start, self.apply(state, [(place, token)])[self.start : self.end]
         stands_behind = any(token != self.mask_id for token in self.initial[offset + 1 :])
-        if token in self.params.stop_ids and (offset < constraints.min_tokens or stands_behind):
+        stops_early = offset < constraints.min_tokens or (stands_behind and self.automaton is None)
+        if token in self.params.stop_ids and stops_early:
             return False
         for word in constraints.banned:
             starts = range(max(0, offset - len(word) + 1), offset + 1)

@@ -13,7 +13,7 @@ alike, and it never sees logits, only their `Reading`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from vllm_infogain.sampling.track import Final, Step, Track
 
 @dataclass
 class Report:
-    """What a request's decoding did so far; `to_dict` is what the user gets. Owner: the decoder."""
+    """What a request's decoding did so far. Owner: the decoder."""
 
     steps: int = 0
     forwards: int = 0
@@ -49,15 +49,9 @@ class Report:
         self.cumulative_entropy, self.trajectory = track.cumulative_entropy, track.trajectory
         self.written, self.objectives = track.written, track.objectives
 
-    def to_dict(self, params: DecodingParams) -> dict[str, Any]:
-        figures = {name: value for name, value in vars(self).items() if name not in ("trajectory", "objectives")}
-        if not params.return_trajectory:
-            return figures
-        order: list[int | None] = [None] * params.canvas_length  # the step each place was written at
-        for index, step in enumerate(self.trajectory):
-            for position in step.positions:
-                order[position] = index
-        return figures | {"trajectory": [asdict(step) for step in self.trajectory], "decode_order": order}
+    def figures(self) -> dict[str, Any]:
+        """All but the trajectory."""
+        return {name: value for name, value in vars(self).items() if name != "trajectory"}
 
 
 @dataclass
@@ -88,6 +82,7 @@ class Decoder(ABC):
         self.params = params
         self.report = Report()
         self.pending: Pending | None = None
+        self._steps_taken = 0  # of the trajectory
 
     @abstractmethod
     def question(self, count: int) -> Question:
@@ -108,8 +103,10 @@ class Decoder(ABC):
         """Tokens that became final since the last call, in canvas order."""
 
     def take_steps(self) -> list[Step]:
-        """Steps taken since the last call, if they are kept; none where what they wrote is not sure to stay."""
-        return []
+        """Steps taken since the last call, if they are kept; all at the end where nothing is sure to stay before."""
+        steps = self.report.trajectory[self._steps_taken :]
+        self._steps_taken += len(steps)
+        return steps
 
     def _receive(self, count: int, first_of_forward: bool) -> tuple[Pending, int]:
         """Account for `count` more sequences; returns what was pending and the first one's index in it."""
@@ -170,16 +167,10 @@ class SingleDecoder(Decoder):
         super().__init__(track.params)
         self.track = track
         self._lookahead: Lookahead | None = None  # None: `pending` is the state itself
-        self._steps_taken = 0  # of the trajectory
         self._await_state()
 
     def take_final(self) -> Final:
         return self.track.take_final()
-
-    def take_steps(self) -> list[Step]:
-        steps = self.track.trajectory[self._steps_taken :]
-        self._steps_taken += len(steps)
-        return steps
 
     def question(self, count: int) -> Question:
         assert self.pending is not None

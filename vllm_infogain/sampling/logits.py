@@ -46,7 +46,7 @@ def forbid(logits: torch.Tensor, question: Question, mask_id: int) -> None:
     the grammar goes through.
     """
     params = question.params
-    if question.stops_from and params.stop_ids:
+    if question.stops_from and params.stop_ids and question.automaton is None:  # else the grammar says it
         early = np.flatnonzero(question.offsets.ravel() < question.stops_from)
         _forbid_pairs(logits, np.repeat(early, len(params.stop_ids)), np.tile(params.stop_ids, len(early)))
     for word in params.constraints.banned_words:
@@ -59,7 +59,7 @@ def forbid(logits: torch.Tensor, question: Question, mask_id: int) -> None:
             [classes.reshape(len(logits), -1).astype(np.int64), question.automaton.class_of.astype(np.int64)],
             logits.device,
         )
-        logits.masked_fill_(may[:, class_of] == 0, -torch.inf)
+        logits.masked_fill_((may == 0)[:, class_of], -torch.inf)  # the gather in bytes, not in int64
 
 
 def _forbid_pairs(logits: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) -> None:

@@ -1,0 +1,78 @@
+"""What an engine may be started with: settings under which it would serve wrongly, or not at all, end the start."""
+
+from typing import Any
+
+from vllm_infogain.admission import block_causal_size
+from vllm_infogain.engine.compat import VllmConfig
+from vllm_infogain.model_executors import EXECUTORS
+from vllm_infogain.plugin import WORKER, is_active
+from vllm_infogain.settings import parse_settings
+from vllm_infogain.values import ParameterError
+
+
+def can_cache_prefixes(vllm_config: VllmConfig) -> bool:
+    """Whether a KV page depends on nothing behind it, so that requests with the same prefix can share it."""
+    block = block_causal_size(vllm_config)
+    return block > 0 and vllm_config.cache_config.block_size % block == 0
+
+
+def check_engine(vllm_config: VllmConfig) -> None:
+    """Refuse, at start-up, a configuration that the engine would serve wrongly or not at all.
+
+    Raises:
+        ParameterError (a ValueError): names the setting, its value and the remedy.
+    """
+    config = vllm_config
+    parallel = config.parallel_config
+    longest = config.model_config.max_model_len
+    batched = config.scheduler_config.max_num_batched_tokens
+    budget = min(batched, config.scheduler_config.max_num_scheduled_tokens or batched)
+    refused = {
+        "enable_prefix_caching": config.cache_config.enable_prefix_caching and not can_cache_prefixes(config),
+        "async_scheduling": config.scheduler_config.async_scheduling,
+        "enable_lora": config.lora_config is not None,
+        "speculative_config": config.speculative_config is not None,
+        "kv_transfer_config": config.kv_transfer_config is not None,
+        "pipeline_parallel_size": parallel.pipeline_parallel_size > 1,
+        # Both spread a sequence's K/V over the ranks; our page tables hold whole sequences.
+        "decode_context_parallel_size": parallel.decode_context_parallel_size > 1,
+        "prefill_context_parallel_size": parallel.prefill_context_parallel_size > 1,
+        "enable_dbo": parallel.use_ubatching,
+        "enable_expert_parallel": parallel.enable_expert_parallel,
+        # Replicas of a mixture of experts run in lockstep, forward by forward; a step of ours has one or several.
+        # Dense ones are engines of their own, which vLLM tells of no other.
+        "data_parallel_size": parallel.data_parallel_size > 1 and config.model_config.is_moe,
+        "scheduling_policy": config.scheduler_config.policy != "fcfs",
+    }
+    for name, is_on in refused.items():
+        if is_on:
+            raise ParameterError(name, is_on, "not supported with masked diffusion; leave it out")
+    if not is_active(config):
+        scheduler = config.scheduler_config.scheduler_cls
+        raise ParameterError("scheduler_cls", scheduler, "our worker needs our scheduler; leave it out")
+    if parallel.worker_cls != WORKER:
+        raise ParameterError("worker_cls", parallel.worker_cls, "our scheduler needs ours; leave it out")
+    if budget < longest:
+        raise ParameterError(
+            "max_num_batched_tokens", budget, f"a whole sequence runs at once; give at least max_model_len={longest}"
+        )
+    _check_model(config.model_config)
+    parse_settings(config.additional_config)
+
+
+def _check_model(model_config: Any) -> None:
+    """A model that was not trained to fill masks would answer, and answer nonsense."""
+    known = set(EXECUTORS).intersection(model_config.architectures)
+    if not known:
+        raise ParameterError(
+            "model", model_config.model,
+            f"architecture {', '.join(model_config.architectures)} is no masked diffusion model we know; "
+            f"give one of {', '.join(EXECUTORS)}",
+        )  # fmt: skip
+    mask_id, vocabulary = model_config.hf_config.mask_token_id, model_config.get_vocab_size()
+    if not isinstance(mask_id, int) or not 0 <= mask_id < vocabulary:
+        raise ParameterError(
+            "mask_token_id", mask_id,
+            f"no token of this model, whose ids go from 0 to {vocabulary - 1}; "
+            "give the mask token's id: --hf-overrides '{\"mask_token_id\": ID}'",
+        )  # fmt: skip
