@@ -86,14 +86,18 @@ def metrics(url: str) -> dict[str, float]:
     return dict(sums)
 
 
+HELD = (
+    "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "infogain:scratch_pages"
+)  # fmt: skip
+
+
 def wait_until_idle(url: str, seconds: float = 30) -> None:
-    """Wait until no request runs or waits and every KV page is free, candidates' scratch pages included."""
+    """Wait until no request runs or waits and every KV page is free, those lent to candidates too."""
     deadline = time.monotonic() + seconds
-    while busy := {name: value for name, value in metrics(url).items() if value and _counts_what_is_held(name)}:
-        assert time.monotonic() < deadline, f"the server does not come to rest: {busy}"
+    while True:
+        now = metrics(url)
+        held = {name: now[name] for name in HELD}
+        if not any(held.values()):
+            return
+        assert time.monotonic() < deadline, f"the server does not come to rest: {held}"
         time.sleep(0.2)
-
-
-def _counts_what_is_held(name: str) -> bool:
-    held = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
-    return name in held or name.startswith("infogain:scratch_pages")

@@ -1,6 +1,8 @@
 """`vllm serve --plugin infogain` as a client sees it."""
 
 import asyncio
+import json
+import re
 import time
 import urllib.request
 
@@ -23,6 +25,7 @@ VLLMS_OWN = (
     "echo",
     "repetition_penalty",
     "response_format",
+    "structured_outputs",
     "return_token_ids",
 )  # fields the client knows no argument for
 WHOLE_CANVAS = {"sampler": "ar", "tokens_per_step": 64, "block_length": 0}  # few forwards, whatever the canvas
@@ -190,11 +193,26 @@ def test_streamed_logprobs_are_those_of_the_whole_answer(client):
 def test_constraints_hold_over_http(client):
     digits = {str(token): 100.0 for token in range(22, 32)}  # 0 to 9, in logit_bias of which keys are strings
     assert complete(client, 10, body={"seed": 5, "logit_bias": digits}).isdigit()
-    fields = {"seed": 5, "allowed_token_ids": [22, 23], "bad_words": ["01", "000"]}
+    fields = {"seed": 5, "allowed_token_ids": [22, 23, 24], "bad_words": ["01", "000"]}
     text = complete(client, 10, body=fields)
-    assert set(text) <= {"0", "1"}
+    assert set(text) <= {"0", "1", "2"}
     assert "01" not in text
     assert "000" not in text
+
+
+def test_structured_output_holds_over_both_endpoints(client):
+    text = complete(client, 12, ignore_eos=False, body={"structured_outputs": {"regex": "[a-c]{2,4}-[0-9]+"}})
+    assert re.fullmatch("[a-c]{2,4}-[0-9]+", text)
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    fields = chat_request(20, ignore_eos=False, body={"response_format": form})
+    for stream in (False, True):
+        answer = client.chat.completions.create(**fields, stream=stream)
+        if stream:
+            content = "".join(chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices)
+        else:
+            content = answer.choices[0].message.content
+        assert json.loads(content) in ({"ok": True}, {"ok": False})
 
 
 # Streaming.
@@ -288,7 +306,7 @@ BAD = {  # parameter that the message must name, arguments of the request
     "no token allowed but the mask": ("allowed_token_ids", request(body={"allowed_token_ids": [3]})),
     "two tokens per step beside a word": ("tokens_per_step", request(body={"bad_words": ["ab"]}, tokens_per_step=2)),
     # vLLM turns response_format into structured_outputs before anyone else sees it.
-    "any JSON object": ("structured_outputs.json_object", request(body={"response_format": {"type": "json_object"}})),
+    "any JSON object": ("json_object", request(body={"response_format": {"type": "json_object"}})),
 }
 BAD_CHAT = {
     "a canvas one too long": ("max_tokens", chat_request(TOO_LONG, **WHOLE_CANVAS)),

@@ -128,5 +128,5 @@ def test_requests_that_wait_and_are_preempted_all_the_time_are_answered_as_if_al
         wait_until_idle(url)
         preempted = metrics(url)["vllm:num_preemptions_total"]
         print(f"{preempted:g} preemptions; requests waited at {seen['waiting']} of {seen['looks']} looks")
-        assert preempted > SCARCE_REQUESTS / 10
+        assert preempted > 20
         assert seen["waiting"] > 0.2 * seen["looks"]

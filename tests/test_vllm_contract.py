@@ -196,7 +196,6 @@ def test_a_function_of_vllm_still_returns_what_we_unpack(name):
         "_update_after_schedule",
         "update_from_output",
         "get_grammar_bitmask",
-        "make_stats",
     ],
 )
 def test_an_override_of_the_scheduler_takes_what_vllm_passes(name):

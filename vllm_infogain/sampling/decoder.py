@@ -50,8 +50,8 @@ class Report:
         self.written, self.objectives = track.written, track.objectives
 
     def figures(self) -> dict[str, Any]:
-        """All but the trajectory."""
-        return {name: value for name, value in vars(self).items() if name != "trajectory"}
+        """All but what grows with every step."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, list)}
 
 
 @dataclass
