@@ -6,38 +6,23 @@ parallelism every rank gathers the logits and decides alike, from the same per-r
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import nn
 
 from vllm_infogain.admission import background_log_frequencies, decoding_params
 from vllm_infogain.engine.batch import Batch, SequenceGroup, build_batch
-from vllm_infogain.engine.compat import (
-    KVCacheConfig,
-    KVCacheSpec,
-    VllmConfig,
-    build_attn_metadata,
-    get_kv_cache_spec,
-    init_attn_backend,
-    init_kv_cache,
-    set_current_vllm_config,
-    set_forward_context,
-)
-from vllm_infogain.engine.graphs import PiecewiseGraphs
+from vllm_infogain.engine.compat import VllmConfig
 from vllm_infogain.engine.layout import layout
-from vllm_infogain.engine.meter import NOTHING_COUNTED, Counted, Meter, timed
+from vllm_infogain.engine.meter import NOTHING_COUNTED, Counted, timed
+from vllm_infogain.engine.model_host import ModelHost
 from vllm_infogain.engine.records import Demand, GroupPlan, StepPlan, StepResult
 from vllm_infogain.engine.results import step_result
-from vllm_infogain.engine.weights import load_model
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling import make_decoder
 from vllm_infogain.sampling.decoder import Decoder, Pending
 from vllm_infogain.sampling.question import Answer, Question
 from vllm_infogain.sampling.reading import read
-from vllm_infogain.sampling.rows import row_statistics
 from vllm_infogain.sampling.track import Final
-from vllm_infogain.settings import parse_settings
 
 
 @dataclass
@@ -49,26 +34,14 @@ class Running:
     counted: Counted = NOTHING_COUNTED  # the meter's
 
 
-class InfoGainRunner:
-    """Owner of the model, the KV tensors and every running request's `Decoder`."""
-
-    is_pooling_model = False
+class InfoGainRunner(ModelHost):
+    """Owner of every running request's `Decoder`."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
-        self.vllm_config = vllm_config
-        self.device = device
-        self.settings, _ = parse_settings(vllm_config.additional_config)
+        super().__init__(vllm_config, device)
         self.mask_id: int = vllm_config.model_config.hf_config.mask_token_id
-        # More than 32 MiB at once, and the C library gives the pages back and faults them in again at every step.
-        mib = self.settings.logits_mib or (32 if device.type == "cpu" else 1024)
-        self.logit_rows = max(1, (mib << 18) // vllm_config.model_config.get_vocab_size())  # that exist at once, fp32
         self.log_frequencies = background_log_frequencies(vllm_config)
         self.requests: dict[str, Running] = {}
-        self.meter = Meter()
-        self.model: Any  # vLLM's model interface over nn.Module
-        self.kv_caches: list[torch.Tensor] = []
-        self.model_memory_usage = 0
-        self.lora_config = None
 
     # One step.
 
@@ -168,11 +141,6 @@ class InfoGainRunner:
         if turn:
             yield turn
 
-    @timed("forward")
-    def _logits(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """[rows, vocab] fp32 of the given rows only."""
-        return self.model.compute_logits(hidden[rows]).float()
-
     @timed("read")
     def _read(self, logits: torch.Tensor, questions: list[Question]) -> list[Answer]:
         return read(logits, questions, self.mask_id)
@@ -208,103 +176,6 @@ class InfoGainRunner:
             kept_rows=0 if kept is None else kept.extent.rows.stop,
             final=kept.extent.window.start if kept is not None and is_block_causal else 0,
         )
-
-    @timed("forward")
-    def _forward(self, batch: Batch) -> torch.Tensor:
-        """Hidden states [rows, hidden]."""
-        if batch.copied_pages.numel():
-            source, target = batch.copied_pages
-            for cache in self.kv_caches:
-                cache[target] = cache[source]
-        rows = batch.input_ids.shape[0]
-        metadata = build_attn_metadata(
-            attn_groups=self.attn_groups,
-            num_reqs=batch.keys.shape[0],
-            num_tokens=rows,
-            query_start_loc_gpu=batch.query_start.to(self.device, non_blocking=True),
-            query_start_loc_cpu=batch.query_start,
-            max_query_len=batch.longest,
-            seq_lens=batch.keys.to(self.device, non_blocking=True),
-            max_seq_len=batch.most_keys,
-            block_tables=[batch.page_table],
-            slot_mappings=batch.slot_mapping.unsqueeze(0),
-            kv_cache_config=self.kv_cache_config,
-            seq_lens_cpu_upper_bound=batch.keys,
-            causal=False,
-        )
-        return self.graphs.run(batch.input_ids, batch.positions, batch.slot_mapping, metadata)
-
-    # Start-up and shut-down: what vLLM's workers ask of a runner.
-
-    def load_model(self, load_dummy_weights: bool = False) -> None:
-        self.model = load_model(self.vllm_config)
-        self.model_memory_usage = sum(p.numel() * p.element_size() for p in self.model.parameters())
-
-    def get_model(self) -> nn.Module:
-        return self.model
-
-    def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
-        return get_kv_cache_spec(self.vllm_config)
-
-    def initialize_kv_cache(self, kv_cache_config: KVCacheConfig, kv_cache_allocation_context=None, **_unused) -> None:
-        assert len(kv_cache_config.kv_cache_groups) == 1, "all layers of these models attend alike"
-        self.kv_cache_config = kv_cache_config
-        self.page_size: int = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
-        with set_current_vllm_config(self.vllm_config):
-            groups, _, kernel_block_sizes = init_attn_backend(kv_cache_config, self.vllm_config, self.device)
-        self.attn_groups = groups
-        assert kernel_block_sizes[0] == self.page_size, "the attention kernel splits pages; page tables would differ"
-        caches = init_kv_cache(
-            self.vllm_config.compilation_config.static_forward_context,
-            kv_cache_config,
-            self.device,
-            kernel_block_sizes,
-            self.vllm_config,
-            kv_cache_allocation_context,
-            attn_groups=[group for groups in self.attn_groups for group in groups],
-        )
-        self.kv_caches = list(caches.values())
-        assert all(len(cache) == kv_cache_config.num_blocks for cache in self.kv_caches), "pages are copied by index"
-        self.graphs = PiecewiseGraphs(self.model, self.vllm_config, kv_cache_config, self.device)
-
-    def capture_model(self) -> None:
-        self.graphs.capture()
-
-    def profile_cudagraph_memory(self) -> int:
-        return 0  # not estimated: vLLM leaves it to gpu_memory_utilization then
-
-    @torch.inference_mode()
-    def profile_run(self, **_unused) -> None:
-        """The peak: a full budget of rows, and as many of their logits as may exist at once."""
-        rows = self.vllm_config.scheduler_config.max_num_batched_tokens
-        hidden = self._dummy_run(rows)
-        row_statistics(self._logits(hidden, torch.arange(min(rows, self.logit_rows), device=self.device)))
-
-    def warming_up_model(self) -> None:
-        self.profile_run()
-
-    @torch.inference_mode()
-    def _dummy_run(self, rows: int, **_unused) -> torch.Tensor:
-        """A forward of `rows` rows without attention: memory profiling, and idle ranks of data parallelism."""
-        ids = torch.zeros(rows, dtype=torch.int64, device=self.device)
-        with set_forward_context(None, self.vllm_config, num_tokens=rows):
-            return self.model(input_ids=ids, positions=ids)
-
-    def get_supported_tasks(self) -> tuple[str, ...]:
-        return ("generate",)
-
-    def take_draft_token_ids(self) -> None:
-        return None
-
-    def update_max_model_len(self, max_model_len: int) -> None:
-        self.vllm_config.model_config.max_model_len = max_model_len
-
-    def reset_mm_cache(self) -> None: ...
-
-    def reset_encoder_cache(self) -> None: ...
-
-    def get_encoder_timing_stats(self) -> dict:
-        return {}
 
     def shutdown(self) -> None:
         self.requests.clear()

@@ -9,15 +9,9 @@ Queues, page accounting, preemption, stopping, abort and statistics are vLLM's o
 """
 
 import time
-from dataclasses import dataclass, field
-from typing import Any
 
-from vllm_infogain.admission import decoding_params
 from vllm_infogain.engine.compat import (
     EngineCoreEventType,
-    EngineCoreOutput,
-    EngineCoreOutputs,
-    FinishReason,
     ModelRunnerOutput,
     NewRequestData,
     PauseState,
@@ -27,27 +21,13 @@ from vllm_infogain.engine.compat import (
     SchedulerOutput,
     cdiv,
 )
+from vllm_infogain.engine.entry import Entry
 from vllm_infogain.engine.grammar import CanvasBackend, compiled_automaton
-from vllm_infogain.engine.layout import most_own_pages
+from vllm_infogain.engine.messages import tell, tell_timed_out
 from vllm_infogain.engine.metrics import StepLedger
-from vllm_infogain.engine.records import Demand, GroupPlan, StepPlan, StepResult
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.engine.records import GroupPlan, StepPlan, StepResult
 from vllm_infogain.settings import parse_settings
 from vllm_infogain.startup import check_engine
-
-
-@dataclass
-class Entry:
-    """What we keep of a request beside vLLM's own record, from its arrival to its end. Owner: the scheduler."""
-
-    params: DecodingParams
-    length: int  # positions of one sequence
-    largest_rows: int  # that its candidates can differ in at once
-    largest_scratch: int  # scratch pages that its largest group needs
-    demand: Demand  # what it wants evaluated next
-    contexts: list[list] = field(default_factory=list)  # while it runs: pages of its kept states but the first
-    lost: int | None = None  # after a preemption: the first kept state not computed again yet
-    is_known: bool = False  # to the worker
 
 
 class InfoGainScheduler(Scheduler):
@@ -67,18 +47,7 @@ class InfoGainScheduler(Scheduler):
 
     def add_request(self, request: Request) -> None:
         super().add_request(request)
-        assert request.sampling_params is not None
-        params = decoding_params(request.request_id, request.sampling_params, self.vllm_config)
-        length = params.length(request.num_prompt_tokens)
-        window = min(length, params.window(request.num_prompt_tokens))
-        own_pages = most_own_pages(window, length, self.block_size)
-        self._entries[request.request_id] = Entry(
-            params,
-            length,
-            largest_rows=params.most_sequences * window,
-            largest_scratch=(params.most_sequences - 1) * own_pages,
-            demand=Demand(sequences=1, rows=length, own_pages=0),
-        )
+        self._entries[request.request_id] = Entry.of(request, self.vllm_config, self.block_size)
 
     def _free_request(self, request: Request, delay_free_blocks: bool = False):
         freed = super()._free_request(request, delay_free_blocks)
@@ -258,7 +227,7 @@ class InfoGainScheduler(Scheduler):
                 entry.lost = group.restored + group.sequences
                 if entry.lost == entry.demand.kept:
                     entry.lost = None
-        messages: dict[str, dict[str, Any]] = {}
+        messages = {}
         if isinstance(model_runner_output, StepResult):  # else nothing ran
             for request_id, demand in model_runner_output.demands.items():
                 if request_id in self._entries:
@@ -266,34 +235,15 @@ class InfoGainScheduler(Scheduler):
             messages = model_runner_output.messages
         clients = {request_id: request.client_index for request_id, request in self.requests.items()}
         outputs = super().update_from_output(scheduler_output, model_runner_output)
-        self._tell(outputs, messages, clients)
+        tell(outputs, messages, clients)
+        tell_timed_out(outputs, self._timed_out)
+        self._timed_out = []
         for request in self.running:
             # Pages whose content is final may serve other requests with the same prefix.
             final = self._entries[request.request_id].demand.final
             if final:
                 self.kv_cache_manager.cache_blocks(request, min(final, request.num_tokens))
         return outputs
-
-    def _tell(
-        self, outputs: dict[int, EngineCoreOutputs], messages: dict[str, dict[str, Any]], clients: dict[str, int]
-    ) -> None:
-        """Send what there is to say of requests along with their tokens, or without where nothing is final yet.
-
-        vLLM carries the dictionary meant for KV connectors, of which we have none, untouched to its front end.
-        """
-        told = {output.request_id: output for of_client in outputs.values() for output in of_client.outputs}
-        silent = [request_id for request_id in messages if request_id in clients and request_id not in told]
-        new = [(clients[request_id], EngineCoreOutput(request_id, [])) for request_id in silent]
-        for request in self._timed_out:
-            output = EngineCoreOutput(request.request_id, [], finish_reason=FinishReason.ABORT)
-            new.append((request.client_index, output))
-        self._timed_out = []
-        for client, output in new:
-            outputs.setdefault(client, EngineCoreOutputs()).outputs.append(output)
-            told[output.request_id] = output
-        for request_id, message in messages.items():
-            if request_id in told:
-                told[request_id].kv_transfer_params = {"infogain": message}
 
     def make_stats(self, *args, **kwargs):
         return self._ledger.attach(super().make_stats(*args, **kwargs))

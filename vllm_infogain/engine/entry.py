@@ -1,0 +1,40 @@
+"""What the scheduler keeps of a request beside vLLM's own record of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vllm_infogain.admission import decoding_params
+from vllm_infogain.engine.compat import Request, VllmConfig
+from vllm_infogain.engine.layout import most_own_pages
+from vllm_infogain.engine.records import Demand
+from vllm_infogain.params import DecodingParams
+
+
+@dataclass
+class Entry:
+    """One request, from its arrival to its end. Owner: the scheduler."""
+
+    params: DecodingParams
+    length: int  # positions of one sequence
+    largest_rows: int  # that its candidates can differ in at once
+    largest_scratch: int  # scratch pages that its largest group needs
+    demand: Demand  # what it wants evaluated next
+    contexts: list[list] = field(default_factory=list)  # while it runs: pages of its kept states but the first
+    lost: int | None = None  # after a preemption: the first kept state not computed again yet
+    is_known: bool = False  # to the worker
+
+    @classmethod
+    def of(cls, request: Request, vllm_config: VllmConfig, page_size: int) -> Entry:
+        assert request.sampling_params is not None
+        params = decoding_params(request.request_id, request.sampling_params, vllm_config)
+        length = params.length(request.num_prompt_tokens)
+        window = min(length, params.window(request.num_prompt_tokens))
+        own_pages = most_own_pages(window, length, page_size)
+        return cls(
+            params,
+            length,
+            largest_rows=params.most_sequences * window,
+            largest_scratch=(params.most_sequences - 1) * own_pages,
+            demand=Demand(sequences=1, rows=length, own_pages=0),
+        )

@@ -1,0 +1,35 @@
+"""What the scheduler tells the front end of requests, beside the tokens that vLLM sends anyway."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from vllm_infogain.engine.compat import EngineCoreOutput, EngineCoreOutputs, FinishReason, Request
+
+
+def tell(
+    outputs: dict[int, EngineCoreOutputs], messages: Mapping[str, dict[str, Any]], clients: Mapping[str, int]
+) -> None:
+    """Send messages along with their requests' tokens, or without where nothing is final yet.
+
+    vLLM carries the dictionary meant for KV connectors, of which we have none, untouched to its front end.
+
+    Args:
+        outputs: of this step, by client; they are added to.
+        messages: by request; see progress.py.
+        clients: of the requests that were known before the step's output was taken.
+    """
+    told = {output.request_id: output for of_client in outputs.values() for output in of_client.outputs}
+    for request_id, message in messages.items():
+        if request_id not in clients:
+            continue  # aborted meanwhile
+        if request_id not in told:
+            told[request_id] = EngineCoreOutput(request_id, [])
+            outputs.setdefault(clients[request_id], EngineCoreOutputs()).outputs.append(told[request_id])
+        told[request_id].kv_transfer_params = {"infogain": message}
+
+
+def tell_timed_out(outputs: dict[int, EngineCoreOutputs], requests: Iterable[Request]) -> None:
+    """Send the ends of requests that took too long."""
+    for request in requests:
+        end = EngineCoreOutput(request.request_id, [], finish_reason=FinishReason.ABORT)
+        outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(end)
