@@ -11,7 +11,7 @@ demo: setup ## solve held-out puzzles with greedy samplers and with Info-Gain, o
 	$(BIN)/python -m vllm_infogain.demo
 
 test: setup lint browser ## everything that must hold
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 serve: setup ## an OpenAI-compatible server of the embedded model on port 8000
 	$(BIN)/vllm serve --plugin infogain

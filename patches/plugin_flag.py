@@ -8,6 +8,7 @@ Remove when: vLLM gains presets of engine arguments.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -55,7 +56,10 @@ def _preset(parser: argparse.ArgumentParser, namespace: argparse.Namespace, args
         presets |= embedded_args()
     for name, value in presets.items():
         if not _is_given(parser, name, args):
-            setattr(namespace, name, value)
+            default = getattr(namespace, name, None)
+            # A group of settings is an object once it is parsed.
+            is_group = isinstance(value, dict) and dataclasses.is_dataclass(default)
+            setattr(namespace, name, dataclasses.replace(default, **value) if is_group else value)
 
 
 def _is_given(parser: argparse.ArgumentParser, name: str, args: Sequence[str]) -> bool:

@@ -19,11 +19,8 @@ from traffic import Call, plain_call
 SEED = 1
 CONCURRENCY = 64
 MIB = 1 << 20
-# Everything that fills up slowly and then stays is kept small, so that what grows for ever is seen in a short run: KV
-# pages are resident once they are used, and oneDNN keeps a compiled matmul for each number of rows that it has seen, by
-# default up to 1,024 of them, a quarter of a gigabyte with this model.
+# KV pages are resident once they are used: a pool of few is full soon, and what grows for ever is seen in a short run.
 ARGUMENTS = ("--plugin", "infogain", "--kv-cache-memory-bytes", str(32 * MIB))
-ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ async def serve_all(url: str, calls: list[Call]) -> None:
 def measure(count: int, looks: int) -> Iterator[dict[str, Memory]]:
     """Memory after each of `looks` equal parts of `count` requests, the server idle."""
     rng = random.Random(SEED)
-    with start(*ARGUMENTS, environment=ENVIRONMENT) as server:
+    with start(*ARGUMENTS) as server:
         for _ in range(looks):
             asyncio.run(serve_all(server.url, [short_call(rng) for _ in range(count // looks)]))
             wait_until_idle(server.url)

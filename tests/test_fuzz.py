@@ -25,9 +25,8 @@ EXAMPLES = 500  # of each route and mode
 small = st.integers(0, 4) | st.sampled_from(
     ["info_gain", "beam", "best_of_n", "ar", "dual", "prefix", "only", "cosine"]
 )
-anything = st.one_of(
-    small, st.integers(), st.floats(allow_nan=False), st.booleans(), st.text(max_size=5), st.lists(small, max_size=2)
-)
+number = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+anything = st.one_of(small, number, st.booleans(), st.text(max_size=5), st.lists(small, max_size=2))
 knobs = st.dictionaries(st.sampled_from(sorted(PARSERS)), small | anything, max_size=2)
 aims = st.tuples(st.integers(0, 3), st.sets(st.integers(0, 40), max_size=2), knobs)
 

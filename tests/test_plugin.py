@@ -7,6 +7,7 @@ import sys
 import textwrap
 import tomllib
 from argparse import Namespace
+from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
 
@@ -106,7 +107,13 @@ def parse_api_server(*arguments: str) -> Namespace:
 
 
 def changes(namespace: Namespace, plain: Namespace) -> dict:
-    return {name: value for name, value in vars(namespace).items() if value != getattr(plain, name)}
+    """What differs; of a group of settings, which is parsed to an object, its fields that do."""
+    changed = {name: value for name, value in vars(namespace).items() if value != getattr(plain, name)}
+    for name, value in changed.items():
+        if is_dataclass(value):
+            before = asdict(getattr(plain, name))
+            changed[name] = {field: now for field, now in asdict(value).items() if now != before[field]}
+    return changed
 
 
 def test_the_flag_makes_the_engine_ours_and_leaves_the_model_alone():

@@ -203,6 +203,13 @@ def test_an_override_of_the_scheduler_takes_what_vllm_passes(name):
     assert ours == theirs, f"vLLM calls Scheduler.{name} with arguments that our override does not have"
 
 
+def test_a_server_of_a_dead_engine_ends_where_we_look():
+    for caller in (compat.launcher, compat.vllm_error):
+        assert parameters(caller.terminate_if_errored) == ["server", "engine"]
+    assert "app" in parameters(inspect.unwrap(compat.api_server_entry.serve_http))
+    assert "serve_http" in calls_in(compat.api_server_entry.build_and_serve)
+
+
 def test_the_functions_our_patches_wrap_still_have_their_seams():
     assert parameters(compat.AsyncLLM.generate)[:4] == ["self", "prompt", "sampling_params", "request_id"], (
         "the check before a stream starts reads the prompt and the parameters from the first arguments"

@@ -1,6 +1,7 @@
 """A process of the server is killed: nobody waits for ever, nobody is told that all is well."""
 
 import concurrent.futures
+import signal
 import time
 
 import httpx
@@ -13,10 +14,10 @@ from vllm_infogain.embedded import SERVED_NAME
 
 pytestmark = pytest.mark.engine
 
-# Many forwards: still running when the process dies.
+# Seconds of work: still running when the process dies.
 LONG = {
     "model": SERVED_NAME, "prompt": "7", "max_tokens": 56, "seed": 1, "ignore_eos": True,
-    "vllm_xargs": {"num_candidates": 64, "bypass_threshold": 1, "position_temperature": 5, "block_length": 1},
+    "vllm_xargs": {"num_candidates": 64, "bypass_threshold": 1, "position_temperature": 5, "block_length": 0},
 }  # fmt: skip
 
 
@@ -54,12 +55,13 @@ def kill_under_load(server: Server, title: str) -> None:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         waiting = [pool.submit(generate, server.url, stream) for stream in (False, True)]
         while metrics(server.url)["vllm:num_requests_running"] < 2:
+            assert not any(client.done() for client in waiting), "too short a request to die under"
             time.sleep(0.05)
         victim.kill()
         seen = [client.result() for client in waiting]
     assert not {"answered", "ReadTimeout"} & set(seen), seen
     assert health(server.url) in (503, None)
-    server.process.wait(timeout=60)  # with code 0, as any vLLM server whose engine is gone
+    assert server.process.wait(timeout=60) == 1, "so that a supervisor restarts it"
     _, left = psutil.wait_procs(children, timeout=30)
     assert not left
 
@@ -75,3 +77,9 @@ def test_a_killed_worker_of_two_ends_the_server():
     ) as server:
         assert len(processes(server, "VLLM::Worker")) == 2
         kill_under_load(server, "VLLM::Worker")
+
+
+def test_a_server_that_is_asked_to_stop_ends_well():
+    with start("--plugin", "infogain") as server:
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=60) == 0

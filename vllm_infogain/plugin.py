@@ -26,6 +26,7 @@ def register() -> None:
     from vllm_infogain.model_executors import CONFIGS, EXECUTORS
     from vllm_infogain.patches import (
         admission_check,
+        exit_code,
         infilling,
         openai_choices,
         plugin_flag,
@@ -46,6 +47,7 @@ def register() -> None:
     progress.apply()
     openai_choices.apply()
     responses_check.apply()
+    exit_code.apply()
 
 
 def check_vllm_version(version: str) -> None:
@@ -59,7 +61,6 @@ def check_vllm_version(version: str) -> None:
 
 def engine_args() -> dict[str, Any]:
     """Engine arguments that make a vLLM engine ours: `LLM(model, **engine_args())`."""
-    from vllm.config import StructuredOutputsConfig
     from vllm.platforms import current_platform
 
     args = {
@@ -72,7 +73,7 @@ def engine_args() -> dict[str, Any]:
         "async_scheduling": False,
         "enforce_eager": True,
         # Its checks take what a finite automaton can follow, and leave it as the request gives it.
-        "structured_outputs_config": StructuredOutputsConfig(backend="outlines"),
+        "structured_outputs_config": {"backend": "outlines"},
     }
     if current_platform.is_cuda():
         args |= {

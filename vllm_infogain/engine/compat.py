@@ -7,6 +7,8 @@ from vllm.compilation.monitor import set_cudagraph_capturing_enabled
 from vllm.config import CUDAGraphMode, VllmConfig, set_current_vllm_config
 from vllm.distributed.parallel_state import graph_capture
 from vllm.engine.arg_utils import EngineArgs
+from vllm.entrypoints.launchers import launcher
+from vllm.entrypoints.launchers.api_server import entry as api_server_entry
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -15,6 +17,7 @@ from vllm.entrypoints.openai.responses.context import SimpleContext
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from vllm.entrypoints.serve.engine.serving import BaseServing
+from vllm.entrypoints.serve.exception_handling.handlers import vllm_error
 from vllm.exceptions import VLLMValidationError
 from vllm.forward_context import BatchDescriptor, set_forward_context
 from vllm.model_executor.model_loader import get_model_loader
@@ -100,6 +103,7 @@ __all__ = [
     "StructuredOutputOptions",
     "VLLMValidationError",
     "VllmConfig",
+    "api_server_entry",
     "build_attn_metadata",
     "build_slot_mappings_by_layer",
     "cached_tokenizer_from_config",
@@ -114,9 +118,11 @@ __all__ = [
     "init_attn_backend",
     "init_kv_cache",
     "instrument_manual",
+    "launcher",
     "parse_model_prompt",
     "reduced_vocabulary",
     "set_cudagraph_capturing_enabled",
     "set_current_vllm_config",
     "set_forward_context",
+    "vllm_error",
 ]

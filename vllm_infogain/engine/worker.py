@@ -1,5 +1,7 @@
 """The platform's vLLM worker with our runner in place of its own."""
 
+import os
+
 import torch
 
 from vllm_infogain.engine.compat import current_platform
@@ -13,6 +15,8 @@ if current_platform.is_cpu():
         """Two CPU cores or two hundred: everything but the runner is vLLM's."""
 
         def init_device(self) -> None:
+            # oneDNN compiles a matmul for every number of rows it meets and keeps 1,024 of them, some 250 MB.
+            os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
             if torch.cpu._is_amx_tile_supported():
                 # Without this, bf16 attention with AMX dies of SIGILL on kernels that ask for permission first.
                 torch.cpu._init_amx()
