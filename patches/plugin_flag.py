@@ -57,9 +57,9 @@ def _preset(parser: argparse.ArgumentParser, namespace: argparse.Namespace, args
     for name, value in presets.items():
         if not _is_given(parser, name, args):
             default = getattr(namespace, name, None)
-            # A group of settings is an object once it is parsed.
-            is_group = isinstance(value, dict) and dataclasses.is_dataclass(default)
-            setattr(namespace, name, dataclasses.replace(default, **value) if is_group else value)
+            if isinstance(value, dict) and dataclasses.is_dataclass(default) and not isinstance(default, type):
+                value = dataclasses.replace(default, **value)  # a group of settings is an object once it is parsed
+            setattr(namespace, name, value)
 
 
 def _is_given(parser: argparse.ArgumentParser, name: str, args: Sequence[str]) -> bool:
