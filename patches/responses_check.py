@@ -23,7 +23,7 @@ def _check_before_response(generate_with_builtin_tools):
         from vllm_infogain.plugin import is_active
 
         if is_active(self.engine_client.vllm_config):
-            _refuse_steps(sampling_params)
+            _refuse_steps(sampling_params, self.engine_client.vllm_config)
             lora_request = kwargs.get("lora_request")
             self.engine_client.generate(engine_input, sampling_params, request_id, lora_request=lora_request)
         return generate_with_builtin_tools(self, request_id, engine_input, sampling_params, *args, **kwargs)
@@ -31,12 +31,13 @@ def _check_before_response(generate_with_builtin_tools):
     return wrapper
 
 
-def _refuse_steps(sampling_params) -> None:
+def _refuse_steps(sampling_params, vllm_config) -> None:
     from vllm_infogain.admission import RequestError
     from vllm_infogain.engine.compat import RequestOutputKind
+    from vllm_infogain.settings import parse_settings
     from vllm_infogain.values import ParameterError
 
-    wanted = (sampling_params.extra_args or {}).get("stream_mode")
+    wanted = (parse_settings(vllm_config.additional_config)[1] | (sampling_params.extra_args or {})).get("stream_mode")
     if wanted == "canvas" and sampling_params.output_kind == RequestOutputKind.DELTA:
         remedy = "/v1/responses streams text only; give 'block', or use /v1/completions or /v1/chat/completions"
         raise RequestError(str(ParameterError("stream_mode", wanted, remedy)), parameter="stream_mode")

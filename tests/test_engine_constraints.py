@@ -1,12 +1,14 @@
 """Pinned canvases, constraints and log-probabilities on the engine against the slow oracle."""
 
 import itertools
+import json
 import math
 import random
 
 import pytest
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, running
 
+import vllm_infogain
 from vllm_infogain.embedded.tokenizer import EOS, VOCAB, encode
 from vllm_infogain.params import ADAPTIVE_SAMPLERS, SAMPLERS
 
@@ -155,6 +157,34 @@ def test_a_logprob_comes_with_its_rank_and_the_most_likely_alternatives(engine: 
     assert sample.cumulative_logprob == pytest.approx(
         sum(entry[token].logprob for token, entry in zip(sample.token_ids, sample.logprobs, strict=True)), abs=1e-4
     )
+
+
+EXTREMES = {
+    "position_temperature": [1e-310, 1e-6, 1e6], "bypass_threshold": [0, 1e6], "cost_weight": [0, 1e6],
+    "klass_epsilon": [0, 1e6], "pc_lambda": [0, 1e6], "pc_alpha": [0, 1e6], "entropy_bound": [0, 1e6],
+    "threshold": [0, 1], "factor": [0, 1e6], "eos_penalty": [0, 1e4], "tokens_per_step": [2**31 - 1],
+    "cache_refresh": [2**31 - 1], "steps": [1, 1 << 16], "num_candidates": [1, 64],
+}  # fmt: skip
+
+
+def test_no_extreme_of_a_knob_harms_the_engine(engine: Engine):
+    jobs = []
+    for index, (name, values) in enumerate(EXTREMES.items()):
+        for value, sampler in itertools.product(values, ("info_gain", "beam", "pc", "factor")):
+            knobs = {"tokens_per_step": 2, "block_length": 8, "sampler": sampler, name: value}
+            if name == "steps":
+                knobs["schedule"] = ("dream", "cosine")[index % 2]
+            jobs.append(Job(f"{name}", knobs, 10, 1.0, index, ignore_eos=False, fields={"logprobs": 1}))
+    for job, output in zip(jobs, engine.run(jobs), strict=True):
+        figures = vllm_infogain.report(output)
+        json.dumps(figures, allow_nan=False)
+        assert M not in text_of(output), job
+
+
+def test_only_stop_tokens_before_text_that_stands_are_refused(engine: Engine):
+    job = infilling("stops", ignore_eos=False, fields={"allowed_token_ids": [VOCAB[EOS]]})
+    with pytest.raises(ValueError, match=r"allowed_token_ids=.*may not before place"):
+        engine.run([job])
 
 
 def test_random_canvases_come_back_with_their_text_unchanged(engine: Engine):

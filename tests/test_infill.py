@@ -160,9 +160,10 @@ GOOD = {
     "nothing pinned": record([7, 8, 9], diffusion_pinned=[]),
     "a suffix": record(canvas_length=8, suffix_token_ids=[7, 8]),
     "a stop token behind all other text": record([7, M, STOP, M], stop_ids=(STOP,)),
-    "a stop token before masks only": record([STOP, M, M], stop_ids=(STOP,)),
 }
 BAD = {
+    "a stop token before all masks": (record([STOP, M, M], stop_ids=(STOP,)), "would end the text before place 1"),
+    "a stop token in text before all masks": (record([7, STOP, M], stop_ids=(STOP,)), "before place 2"),
     "a token outside the vocabulary": (record([M, 999]), "diffusion_seed_canvas=999: outside the vocabulary"),
     "a suffix outside the vocabulary": (record(suffix_token_ids=[999]), "suffix_token_ids=999"),
     "a mask in the suffix": (record(suffix_token_ids=[7, M]), f"suffix_token_ids={M}"),

@@ -84,11 +84,14 @@ def test_a_request_of_more_rows_than_allowed_is_refused_by_name(client, name, n,
         complete(client, 90, n=n, **knobs)
 
 
-def test_requests_that_together_want_too_many_rows_wait_and_are_answered_as_alone(client):
-    # Each wants 32 x 64 rows, so that two of them are the server's limit.
-    knobs = {"num_candidates": 32, "block_length": 32, "cache": "dual", "bypass_threshold": 1}
-    alone = complete(client, 32, **knobs).choices[0].text
-    streams = [complete(client, 32, stream=True, **knobs) for _ in range(5)]
+def test_requests_that_together_want_too_many_rows_wait_and_are_answered_as_alone(client, url):
+    # Each wants 64 x 32 rows, so that two of them are the server's limit.
+    knobs = {"num_candidates": 64, "block_length": 32, "cache": "dual", "bypass_threshold": 1}
+    alone = complete(client, 96, **knobs).choices[0].text
+    streams = [complete(client, 96, stream=True, **knobs) for _ in range(5)]
+    seen = [[gauge(url, f"vllm:num_requests_{state}") for state in ("running", "waiting")] for _ in range(10)]
+    assert max(running for running, _ in seen) <= 2
+    assert max(waiting for _, waiting in seen) >= 1
     texts = ["".join(chunk.choices[0].text for chunk in stream if chunk.choices) for stream in streams]
     assert texts == [alone] * 5
 
@@ -112,6 +115,8 @@ def test_a_request_that_nobody_admits_in_time_ends_too(client, url):
     knobs = {"num_candidates": 4, "block_length": 0, "bypass_threshold": 1}  # all of the server's rows
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(complete, client, 1000, **knobs) for _ in range(2)]
+        time.sleep(TIMEOUT / 2)
+        assert gauge(url, "vllm:num_requests_running") == gauge(url, "vllm:num_requests_waiting") == 1
         choices = [answer.result().choices[0] for answer in answers]
     assert [choice.finish_reason for choice in choices] == ["abort", "abort"]
     wait_until_idle(url)

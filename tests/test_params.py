@@ -62,7 +62,8 @@ BAD = [
     ("klass_epsilon", -1), ("pc_lambda", "a"), ("pc_alpha", -2), ("entropy_bound", -1), ("threshold", 1.5),
     ("factor", -0.5), ("eos_penalty", -1), ("stream_mode", "words"), ("stream_mode", "canvas"),
     ("diffusion_seed_canvas", "text"), ("diffusion_seed_canvas", [-1]), ("diffusion_pinned", 3),
-    ("suffix_token_ids", [1.5]),
+    ("suffix_token_ids", [1.5]), ("tokens_per_step", 2**70), ("cost_weight", 1e300), ("eos_penalty", 1e39),
+    ("steps", 10**12), ("pc_alpha", 1e39),
 ]  # fmt: skip
 
 
@@ -116,14 +117,18 @@ def test_what_depends_on_neighbours_is_written_one_position_at_a_time(knobs, joi
         (Constraints(allowed_ids=(5, 6), banned=((5,), (6,))), "allowed_token_ids"),
         (Constraints(banned=((0,), (1,), (2,), (4,), (5,), (6,), (7,))), "bad_words"),
         (Constraints(allowed_ids=(5, 6), banned=((5, 6),)), "allowed_token_ids"),
-        (Constraints(allowed_ids=(1,), min_tokens=2), "min_tokens"),
+        (Constraints(allowed_ids=(1,)), "allowed_token_ids"),
+        (Constraints(logit_bias=((5, float("inf")),)), "logit_bias"),
+        (Constraints(logit_bias=((5, float("nan")),)), "logit_bias"),
     ],
 )
 def test_constraints_that_may_leave_a_position_without_any_token_are_refused(constraints, name):
     with pytest.raises(ParameterError, match=name):
-        constraints.check(vocab=8, mask_id=3, stop_ids=(1,))
+        constraints.check(vocab=8, mask_id=3, stop_ids=(1,), stops_from=2)
 
 
 def test_constraints_that_always_leave_a_token_are_let_in():
-    Constraints(allowed_ids=(1, 5, 6, 7), banned=((5, 6),), min_tokens=2).check(vocab=8, mask_id=3, stop_ids=(1,))
-    Constraints().check(vocab=8, mask_id=3, stop_ids=())
+    some = Constraints(allowed_ids=(1, 5, 6, 7), banned=((5, 6),), logit_bias=((5, -100.0),))
+    some.check(vocab=8, mask_id=3, stop_ids=(1,), stops_from=2)
+    Constraints(allowed_ids=(1,)).check(vocab=8, mask_id=3, stop_ids=(1,), stops_from=0)
+    Constraints().check(vocab=8, mask_id=3, stop_ids=(), stops_from=0)

@@ -23,6 +23,7 @@ VLLMS_OWN = (
     "allowed_token_ids",
     "bad_words",
     "echo",
+    "use_beam_search",
     "repetition_penalty",
     "response_format",
     "structured_outputs",
@@ -354,6 +355,12 @@ def test_a_bad_parameter_is_refused_over_the_responses_endpoint(client):
 def test_a_canvas_too_long_is_not_cut_down_over_the_responses_endpoint(client):
     fields = {"model": "tiny", "input": PROMPT, "max_output_tokens": MODEL_LENGTH - 4}
     assert_refused(client.responses.create, fields | {"extra_body": {"vllm_xargs": WHOLE_CANVAS}}, "max_tokens", False)
+
+
+def test_vllms_beam_search_is_refused_over_both_endpoints(client):
+    body = {"use_beam_search": True, "temperature": 0}
+    assert_refused(client.completions.create, request(body=body), "use_beam_search", False)
+    assert_refused(client.chat.completions.create, chat_request(body=body), "use_beam_search", False)
 
 
 def test_bad_requests_do_not_touch_a_good_one_running_beside_them(client, url):

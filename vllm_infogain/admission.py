@@ -10,7 +10,7 @@ import numpy as np
 
 from vllm_infogain.constraints import Constraints
 from vllm_infogain.engine.compat import SamplingParams, VllmConfig, VLLMValidationError, cdiv
-from vllm_infogain.infill import check_infill, initial_canvas
+from vllm_infogain.infill import check_infill, initial_canvas, stops_from
 from vllm_infogain.params import DecodingParams, parse_params
 from vllm_infogain.sampling.frequencies import load_log_frequencies
 from vllm_infogain.settings import parse_settings
@@ -159,9 +159,10 @@ def check_request(
         canvas = requested_canvas or params.max_tokens or 0
         _check_prompt(prompt, canvas, len(decoding.suffix_token_ids), vllm_config)
         config = vllm_config.model_config
-        decoding.constraints.check(config.get_vocab_size(), config.hf_config.mask_token_id, decoding.stop_ids)
-        check_infill(decoding, params.stop or (), config.hf_config.mask_token_id, config.get_vocab_size())
-        check_structured_outputs(params, initial_canvas(decoding, config.hf_config.mask_token_id), vllm_config)
+        vocabulary, mask_id = config.get_vocab_size(), config.hf_config.mask_token_id
+        check_infill(decoding, params.stop or (), mask_id, vocabulary)
+        decoding.constraints.check(vocabulary, mask_id, decoding.stop_ids, stops_from(decoding, mask_id))
+        check_structured_outputs(params, initial_canvas(decoding, mask_id), vllm_config)
         _check_rows(params.n, decoding, len(prompt or ()), vllm_config)
         _check_kept_states(decoding, decoding.length(len(prompt or ())), vllm_config)
         if requested_canvas and params.max_tokens and requested_canvas > params.max_tokens:

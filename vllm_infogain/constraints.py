@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from vllm_infogain.values import ParameterError
 
+MOST_BIAS = 1e4
+
 
 @dataclass(frozen=True)
 class Constraints:
@@ -26,8 +28,12 @@ class Constraints:
         """Banned sequences of several tokens: whether one may be written depends on its neighbours."""
         return tuple(sequence for sequence in self.banned if len(sequence) > 1)
 
-    def check(self, vocab: int, mask_id: int, stop_ids: Collection[int]) -> None:
+    def check(self, vocab: int, mask_id: int, stop_ids: Collection[int], stops_from: int) -> None:
         """Refuse constraints under which a position could be left without any token.
+
+        Args:
+            vocab: token ids go from 0 to below it.
+            stops_from: the first place of the canvas that may hold a stop token.
 
         Raises:
             ParameterError: naming the constraint, its value and the remedy.
@@ -39,7 +45,10 @@ class Constraints:
         # Of a banned sequence at most one token is ever banned at one position.
         if len(left) <= len({token for sequence in self.banned_words for token in sequence}):
             raise ParameterError(name, value, "bad_words could leave no token at a position; allow more tokens")
-        if self.min_tokens and left <= {*stop_ids, *(token for word in self.banned_words for token in word)}:
+        if stops_from and left <= {*stop_ids, *(token for word in self.banned_words for token in word)}:
             raise ParameterError(
-                "min_tokens", self.min_tokens, "only tokens that end the text are allowed; leave it out, or allow more"
+                name, value, f"only tokens that end the text, which it may not before place {stops_from}; allow more"
             )
+        for token, bias in self.logit_bias:
+            if not abs(bias) <= MOST_BIAS:
+                raise ParameterError("logit_bias", {token: bias}, f"give numbers from {-MOST_BIAS:g} to {MOST_BIAS:g}")

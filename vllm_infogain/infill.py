@@ -81,7 +81,7 @@ def check_infill(params: DecodingParams, stop_strings: Collection[str], mask_id:
             "stop's token in stop_token_ids",
         )  # fmt: skip
     # vLLM ends a text at its first stop token, wherever that comes from.
-    first = stops_from(params, mask_id)
+    first = max(stops_from(params, mask_id), canvas.index(mask_id))
     for place, token in enumerate(canvas[:first]):
         if token in params.stop_ids:
             raise ParameterError(

@@ -19,6 +19,7 @@ ADAPTIVE_SAMPLERS = ("eb", "threshold", "factor")
 SAMPLERS = (*LOOKAHEAD_SAMPLERS, *SCORE_SAMPLERS, *ADAPTIVE_SAMPLERS, "best_of_n")
 POSITION_SCORES = ("sampled", "confidence", "entropy", "margin")
 MAX_CANDIDATES = 64
+MAX_STEPS = 1 << 16
 MAX_SEQUENCES = 256  # of one request at once: num_candidates x beam_width, or num_generations
 
 
@@ -30,7 +31,7 @@ class DecodingParams:
     # Which positions are written in a step, and how many.
     tokens_per_step: int = knob(1, integer(1))  # K, where the schedule is `fixed`
     schedule: str = knob("fixed", choice("fixed", "linear", "cosine", "dream"))
-    steps: int | None = knob(None, integer(1))  # S, for the whole canvas; required by every schedule but fixed
+    steps: int | None = knob(None, integer(1, MAX_STEPS))  # S, for the whole canvas; for every schedule but fixed
     block_length: int = knob(32, integer(0))  # canvas positions per block; 0: the whole canvas is one block
     position_temperature: float | None = knob(None, number(0))  # tau_pos; None: `tau_position`
     # Look-ahead: which actions are compared, and by what.
@@ -59,7 +60,7 @@ class DecodingParams:
     diffusion_pinned: tuple[int, ...] | None = knob(None, whole_numbers)  # its places that are kept; None: all it fills
     suffix_token_ids: tuple[int, ...] = knob((), whole_numbers)  # text behind the canvas: read, never returned
     # Tokens and output.
-    eos_penalty: float = knob(0.0, number(0))  # subtracted once from the logit of every EOS token
+    eos_penalty: float = knob(0.0, number(0, 1e4))  # subtracted once from the logit of every EOS token
     return_trajectory: bool = knob(False, switch)  # report every step
     stream_mode: str = knob("block", choice("block", "canvas"))  # what a stream holds: finished blocks, or every step
 
@@ -90,7 +91,8 @@ class DecodingParams:
         if self.position_temperature is None:
             # Generations that all take the best positions would, at token temperature 0, all be the same.
             return 0.1 if self.looks_ahead or self.sampler == "best_of_n" else 0.0
-        return self.position_temperature
+        # So low a temperature takes the best score all the same, and scores divided by it could overflow.
+        return self.position_temperature if self.position_temperature > 1e-6 else 0.0
 
     @property
     def most_sequences(self) -> int:

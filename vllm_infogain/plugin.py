@@ -28,6 +28,7 @@ def register() -> None:
         admission_check,
         exit_code,
         infilling,
+        no_token_beams,
         openai_choices,
         plugin_flag,
         progress,
@@ -48,6 +49,7 @@ def register() -> None:
     openai_choices.apply()
     responses_check.apply()
     exit_code.apply()
+    no_token_beams.apply()
 
 
 def check_vllm_version(version: str) -> None:

@@ -17,6 +17,9 @@ def path(name: str, value: Any) -> str:
     return value
 
 
+REQUESTS_OWN = frozenset({"diffusion_seed_canvas", "diffusion_pinned", "suffix_token_ids"})
+
+
 @dataclass(frozen=True)
 class Settings:
     # Forwards that the worker may run before it asks the scheduler again, while no request waits to join. A new
@@ -44,5 +47,7 @@ def parse_settings(additional_config: Any) -> tuple[Settings, dict[str, Any]]:
     if not isinstance(given, Mapping):
         raise ParameterError("additional_config['infogain']", given, "give an object of settings")
     parsers = {field.name: field.metadata["parse"] for field in fields(Settings)}
+    for name in REQUESTS_OWN & given.keys():
+        raise ParameterError(name, given[name], "says what one request's canvas holds; no default can, leave it out")
     settings = {name: parsers[name](name, value) for name, value in given.items() if name in parsers}
     return Settings(**settings), parse_knobs({name: value for name, value in given.items() if name not in parsers})

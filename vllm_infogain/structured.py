@@ -10,6 +10,8 @@ from vllm_infogain.sampling.automaton import NEVER, is_completable, shortest
 from vllm_infogain.values import ParameterError
 
 BACKEND = "outlines"  # its validation takes what can be written as a regular expression, and leaves it as it is
+MAX_SPECIFICATION = 1 << 14  # characters: what compiles too slowly holds up the server
+MAX_WORK = 1 << 20  # states x places of the canvas, which every forward goes through
 REGULAR = "give a regex, a choice or a JSON schema, which a finite automaton can follow"
 NOT_TOGETHER = "with structured output the grammar alone says which tokens may be written; leave it out"
 
@@ -32,6 +34,8 @@ def check_structured_outputs(params: SamplingParams, canvas: Sequence[int], vllm
     _check_fields(params)
     kind, specification = get_structured_output_key(params.structured_outputs)
     name, shown = f"structured_outputs.{kind.name.lower()}", specification[:200]
+    if len(specification) > MAX_SPECIFICATION:
+        raise ParameterError(name, shown, f"is {len(specification)} characters long; give at most {MAX_SPECIFICATION}")
     tokens = model_tokens(vllm_config)
     try:
         automaton = automaton_of(pattern_of(kind, specification), tokens)
@@ -47,6 +51,11 @@ def check_structured_outputs(params: SamplingParams, canvas: Sequence[int], vllm
         raise ParameterError(
             "max_tokens", len(canvas), f"the shortest text that matches takes {least} tokens; give at least that"
         )
+    if (work := len(automaton.final) * (len(canvas) + 1)) > MAX_WORK:
+        raise ParameterError(
+            "max_tokens", len(canvas), f"times {len(automaton.final)} states of the grammar is {work}, and at most "
+            f"{MAX_WORK} are served; give fewer, or a simpler grammar",
+        )  # fmt: skip
     if not is_completable(automaton, np.array(canvas), vllm_config.model_config.hf_config.mask_token_id):
         raise ParameterError(
             name, shown, "the canvas cannot be completed to a text that matches; change it, or what is pinned in it"

@@ -15,22 +15,27 @@ class ParameterError(ValueError):
         self.value = value
 
 
-def integer(low: int, high: int | None = None) -> Callable[[str, Any], int]:
-    span = f"from {low} to {high}" if high is not None else f"of {low} or more"
+# Beyond these no parameter means anything, and arithmetic in 32 bits, or vLLM's messages, would fail.
+LARGEST_INTEGER = 2**31 - 1
+LARGEST_NUMBER = 1e6
+
+
+def integer(low: int, high: int = LARGEST_INTEGER) -> Callable[[str, Any], int]:
+    span = f"from {low} to {high}" if high < LARGEST_INTEGER else f"of {low} or more, below 2^31"
 
     def parse(name: str, value: Any) -> int:
         # JSON has one kind of number: 4.0 is as good as 4.
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ParameterError(name, value, f"give a whole number {span}")
         return value
 
     return parse
 
 
-def number(low: float, high: float = math.inf) -> Callable[[str, Any], float]:
-    span = f"from {low:g} to {high:g}" if high < math.inf else f"of {low:g} or more"
+def number(low: float, high: float = LARGEST_NUMBER) -> Callable[[str, Any], float]:
+    span = f"from {low:g} to {high:g}"
 
     def parse(name: str, value: Any) -> float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)

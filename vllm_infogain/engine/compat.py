@@ -7,6 +7,8 @@ from vllm.compilation.monitor import set_cudagraph_capturing_enabled
 from vllm.config import CUDAGraphMode, VllmConfig, set_current_vllm_config
 from vllm.distributed.parallel_state import graph_capture
 from vllm.engine.arg_utils import EngineArgs
+from vllm.entrypoints.generate.beam_search.offline import BeamSearchOfflineMixin
+from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
 from vllm.entrypoints.launchers import launcher
 from vllm.entrypoints.launchers.api_server import entry as api_server_entry
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -67,6 +69,8 @@ __all__ = [
     "BaseRenderer",
     "BaseServing",
     "BatchDescriptor",
+    "BeamSearchOfflineMixin",
+    "BeamSearchOnlineMixin",
     "CUDAGraphMode",
     "ChatCompletionRequest",
     "CompletionRequest",

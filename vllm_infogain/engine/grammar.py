@@ -56,6 +56,7 @@ def _model_tokens(tokenizer: Any, vocab: int, mask_id: int, end_ids: tuple[int, 
     return ModelTokens(Spelling.of(reduced_vocabulary(tokenizer), vocab, without={mask_id, *end_ids}), end_ids)
 
 
+@lru_cache(maxsize=128)
 def pattern_of(kind: StructuredOutputOptions, specification: str) -> str:
     """The regular expression of a constraint, as vLLM's key of it has it.
 

@@ -6,6 +6,7 @@ hundreds of MB. An index over single bytes takes milliseconds, and loses nothing
 """
 
 import re
+from functools import lru_cache
 
 import outlines_core
 
@@ -16,6 +17,7 @@ from vllm_infogain.sampling.automaton import TokenAutomaton
 # nowhere else, there is nothing to drop. No text holds this code point: Unicode reserves it.
 SENTINEL = "\U0010ffff"
 BYTES, SENTINEL_ID, EOS_ID = 256, 256, 257
+MAX_REPEATS = 1000  # of a part, where they are counted; what is compiled grows with them
 MAX_INDEX_BYTES = 4 << 20  # some 700,000 transitions, which take about a second to read
 
 
@@ -32,12 +34,16 @@ def whole(pattern: str) -> str:
     return re.sub(r"(?<!\\)((\\\\)*)\$$", r"\1", pattern.removeprefix("^"))
 
 
+@lru_cache(maxsize=128)
 def over_bytes(pattern: str) -> TokenAutomaton:
     """The automaton, over a vocabulary of 256, of the strings that a regular expression matches whole.
 
     Raises:
         ValueError: the pattern is invalid, uses what no finite automaton can, or takes too long or too much to compile.
     """
+    for count in re.findall(r"\{\d*,?(\d+)\}", pattern):
+        if int(count) > MAX_REPEATS:
+            raise ValueError(f"a part may be repeated {count} times; at most {MAX_REPEATS} are served")
     texts = {bytes([byte]): [byte] for byte in range(BYTES)} | {SENTINEL.encode(): [SENTINEL_ID]}
     vocabulary = outlines_core.Vocabulary(EOS_ID, texts)
     try:
