@@ -29,6 +29,7 @@ READ_WITH_TYPE = {
     "array": {"items", "minItems", "maxItems"},
     "object": {"additionalProperties", "minProperties", "maxProperties"},
 }
+MAX_PATTERNS = 16  # each is compiled by itself
 # In a JSON string only as parts of escapes, which a pattern knows nothing of.
 NEVER_IN_STRINGS = frozenset({*range(0x20), ord('"'), ord("\\")})
 
@@ -39,6 +40,8 @@ def schema_pattern(specification: str) -> str:
     Raises:
         ValueError: the schema is invalid, or says what the expression would not hold to.
     """
+    if (patterns := specification.count('"pattern"')) > MAX_PATTERNS:
+        raise ValueError(f"it has {patterns} patterns; at most {MAX_PATTERNS} are served")
     schema = json.loads(specification)
     _check(schema)
     return build_regex_from_schema(json.dumps(schema))
