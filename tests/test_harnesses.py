@@ -67,7 +67,6 @@ def test_lm_evals_completions_back_end_completes_a_task(url: str, tmp_path):
 def test_lm_evals_vllm_back_end_completes_a_task(tmp_path):
     engine = vllm_infogain.engine_args() | embedded_args()
     del engine["model"], engine["served_model_name"]
-    engine["structured_outputs_config"] = {"backend": engine["structured_outputs_config"].backend}  # for JSON
     model_args = {"pretrained": str(model_path())} | engine
     assert_all_solved(lm_eval("vllm", model_args, {"extra_args": {"sampler": "info_gain"}}, tmp_path))
 

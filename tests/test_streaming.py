@@ -288,9 +288,10 @@ def test_streams_of_both_modes_side_by_side_are_those_alone(client, url):
 @pytest.mark.parametrize(("endpoint", "prompts"), [("completions", 1), ("completions", 2), ("chat", 1)])
 def test_a_client_that_leaves_a_stream_of_steps_frees_its_request(client, url, endpoint, prompts):
     wait_for_running(url, 0)
-    # One block: no text before the very end.
+    # One block: no text before the very end, which is far away.
     body = {"max_tokens": 900} | ({"prompt": [PROMPT] * 2} if prompts == 2 else {})
-    stream = create(client, endpoint, body, stream=True, stream_mode="canvas", block_length=0, num_candidates=1)
+    knobs = {"block_length": 0, "bypass_threshold": 1, "position_temperature": 5}
+    stream = create(client, endpoint, body, stream=True, stream_mode="canvas", **knobs)
     events = iter(stream)
     while not hasattr(next(events).choices[0], "infogain_steps"):
         pass
