@@ -81,3 +81,15 @@ def test_another_block_size_than_the_checkpoints_is_a_flag_of_the_engine(tmp_pat
     with running(tmp_path, model, hf_overrides={"block_size": 16}) as engine:
         for job, output in zip(BLOCK_CAUSAL, engine.run(BLOCK_CAUSAL), strict=True):
             assert_matches_oracle(engine, job, output)
+
+
+def test_requests_that_together_want_more_rows_than_the_server_allows_wait_their_turn(checkpoint):
+    jobs = [Job("rows", {"block_length": 0, "bypass_threshold": 1.0}, 12, 1.0, index) for index in range(5)]
+    positions = len("rows") + 2 + 12  # prompt, its special tokens, canvas: all that candidates can differ in
+    limit = {"infogain": {"server_rows": 2 * 8 * positions}}
+    counts: list[int] = []
+    with running(checkpoint, additional_config=limit) as engine:
+        outputs = engine.drive(jobs, lambda step: counts.append(len(engine.scheduler.running)))
+        assert max(counts) == 2
+        for job, output in zip(jobs, outputs, strict=True):
+            assert_matches_oracle(engine, job, output)
