@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import re
 import time
-import urllib.request
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from scrape import scrape
 from traffic import COMPLETIONS, Call
 
 DEADLINE = 60.0  # seconds for one request, however busy the server
@@ -77,12 +76,9 @@ def _text(call: Call, choice: dict[str, Any]) -> str:
 
 def metrics(url: str) -> dict[str, float]:
     """Sums of the server's metrics over their labels, by name."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
-        lines = response.read().decode().splitlines()
     sums: dict[str, float] = defaultdict(float)
-    for line in lines:
-        if match := re.fullmatch(r"([\w:]+)(?:\{.*\})? (\S+)", line):
-            sums[match[1]] += float(match[2])
+    for (name, _), value in scrape(url).items():
+        sums[name] += value
     return dict(sums)
 
 

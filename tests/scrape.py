@@ -25,6 +25,10 @@ def total(samples: Samples, name: str, **labels: str) -> float:
     return sum(values)
 
 
+def wait_for_running(url: str, count: int) -> None:
+    wait_for(url, {"vllm:num_requests_running": count})
+
+
 def wait_for(url: str, expected: dict[str, float], seconds: float = 20) -> Samples:
     """The samples once these totals are reached; they follow a response within moments."""
     deadline = time.monotonic() + seconds

@@ -9,11 +9,16 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import openai
+import pytest
+
+MODEL_LENGTH = 1024  # positions of the model that `serve_tiny` serves
 VLLM = Path(sys.executable).parent / "vllm"
 
 
@@ -87,3 +92,30 @@ def _stop(process: subprocess.Popen) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+@contextmanager
+def serve_tiny(
+    directory: Path, *arguments: str, name: str = "tiny", environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """`serve` a random LLaDA, written to a directory."""
+    from checkpoints import write_llada
+
+    write_llada(directory, max_sequence_length=MODEL_LENGTH)
+    with serve(
+        str(directory), "--plugin", "infogain", "--dtype", "float32", "--block-size", "32",
+        "--kv-cache-memory-bytes", "67108864", "--served-model-name", name, *arguments, environment=environment,
+    ) as url:  # fmt: skip
+        yield url
+
+
+def openai_client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+def assert_refused(create: Callable[..., Any], fields: dict[str, Any], parameter: str, stream: bool) -> None:
+    """A request gets HTTP 400 with a message that names the parameter, before any stream starts."""
+    with pytest.raises(openai.BadRequestError) as refusal:
+        create(**fields, stream=stream)
+    assert refusal.value.status_code == 400
+    assert parameter in refusal.value.body["message"]

@@ -4,7 +4,7 @@ import random
 
 import openai
 import pytest
-from server import is_healthy, serve
+from server import assert_refused, is_healthy, serve
 
 from vllm_infogain.embedded import SERVED_NAME
 from vllm_infogain.embedded.tokenizer import EOS, MASK, MAX_LENGTH, VOCAB, encode, encode_prompt
@@ -234,13 +234,6 @@ BAD_CHAT = {
     "a stop string": ("stop", chat(QUESTION, answer("6*7=<|mask:6|>0"), stop="1")),
     "masks and a seed": ("diffusion_seed_canvas", chat(QUESTION, answer("<|mask|>"), _knobs=SEED)),
 }
-
-
-def assert_refused(create, request: dict, name: str, stream: bool) -> None:
-    with pytest.raises(openai.BadRequestError) as refusal:
-        create(**request, stream=stream)
-    assert refusal.value.status_code == 400
-    assert name in refusal.value.body["message"]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])

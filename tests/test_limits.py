@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 from checkpoints import write_llada
+from clients import wait_until_idle
+from scrape import scrape, total
 from server import is_healthy, serve
 
 pytestmark = pytest.mark.engine
@@ -57,19 +59,6 @@ def complete(client, max_tokens: int = 8, *, stream: bool = False, n: int = 1, *
     )
 
 
-def gauge(url: str, name: str) -> float:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(name + "{"))
-
-
-def wait_until_idle(url: str, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while gauge(url, "vllm:num_requests_running") or gauge(url, "vllm:kv_cache_usage_perc"):
-        assert time.monotonic() < deadline, "pages are still held"
-        time.sleep(0.1)
-
-
 @pytest.mark.parametrize(
     ("name", "n", "knobs"),
     [
@@ -93,7 +82,7 @@ def test_requests_that_together_want_too_many_rows_wait_and_are_answered_as_alon
     with ThreadPoolExecutor(5) as pool:
         answers = [pool.submit(complete, client, 32, **knobs) for _ in range(5)]
         while not all(answer.done() for answer in answers):
-            seen.append(gauge(url, "vllm:num_requests_running"))
+            seen.append(total(scrape(url), "vllm:num_requests_running"))
     assert [answer.result().choices[0].text for answer in answers] == [alone] * 5
     assert max(seen) <= 2
 
@@ -117,7 +106,9 @@ def test_a_request_that_nobody_admits_in_time_ends_too(client, url):
     knobs = {"num_candidates": 4, "block_length": 0, "bypass_threshold": 1}  # all of the server's rows
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(complete, client, 1000, **knobs) for _ in range(2)]
-        while not gauge(url, "vllm:num_requests_running") == gauge(url, "vllm:num_requests_waiting") == 1:
+        while (
+            not total(scrape(url), "vllm:num_requests_running") == total(scrape(url), "vllm:num_requests_waiting") == 1
+        ):
             assert not any(answer.done() for answer in answers), "one was to wait for the other"
         choices = [answer.result().choices[0] for answer in answers]
     assert [choice.finish_reason for choice in choices] == ["abort", "abort"]

@@ -10,12 +10,11 @@ from typing import Any
 
 import openai
 import pytest
-from checkpoints import write_llada
 from collector import collecting
 from engines import MASK_ID, Job, running
 from prometheus_client import REGISTRY
 from scrape import scrape, total, wait_for
-from server import serve
+from server import openai_client, serve_tiny
 from vllm_infogain.patches import stat_logger
 
 import vllm_infogain
@@ -56,19 +55,15 @@ def collector():
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory, collector):
-    path = tmp_path_factory.mktemp("tiny")
-    write_llada(path, max_sequence_length=1024)
-    with serve(
-        str(path), "--plugin", "infogain", "--dtype", "float32", "--block-size", "32",
-        "--kv-cache-memory-bytes", "67108864", "--served-model-name", SERVED,
-        "--otlp-traces-endpoint", collector.endpoint, environment=collector.environment,
-    ) as address:  # fmt: skip
+    traces = ("--otlp-traces-endpoint", collector.endpoint)
+    directory = tmp_path_factory.mktemp("tiny")
+    with serve_tiny(directory, *traces, name=SERVED, environment=collector.environment) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def client(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+    with openai_client(url) as client:
         yield client
 
 

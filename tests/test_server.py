@@ -3,19 +3,16 @@
 import asyncio
 import json
 import re
-import time
-import urllib.request
 
 import openai
 import pytest
-from checkpoints import write_llada
-from server import is_healthy, serve
+from scrape import wait_for_running
+from server import MODEL_LENGTH, assert_refused, is_healthy, openai_client, serve, serve_tiny
 
 from vllm_infogain.embedded import SERVED_NAME
 
 pytestmark = pytest.mark.engine
 
-MODEL_LENGTH = 1024
 PROMPT = "judge 1+2*3=7"
 PROMPT_TOKENS = len(PROMPT) + 2  # one per character, and the two that open and close a prompt
 VLLMS_OWN = (
@@ -34,19 +31,14 @@ WHOLE_CANVAS = {"sampler": "ar", "tokens_per_step": 64, "block_length": 0}  # fe
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tiny")
-    write_llada(path, max_sequence_length=MODEL_LENGTH)
-    with serve(
-        str(path), "--plugin", "infogain", "--dtype", "float32", "--block-size", "32",
-        "--kv-cache-memory-bytes", "67108864", "--served-model-name", "tiny",
-        "--additional-config", '{"infogain": {"num_candidates": 4}}',
-    ) as address:  # fmt: skip
+    defaults = '{"infogain": {"num_candidates": 4}}'
+    with serve_tiny(tmp_path_factory.mktemp("tiny"), "--additional-config", defaults) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def client(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+    with openai_client(url) as client:
         yield client
 
 
@@ -81,20 +73,6 @@ def together(url: str, requests: list[dict]) -> list:
             return await asyncio.gather(*sent, return_exceptions=True)
 
     return asyncio.run(send_all())
-
-
-def running_requests(url: str) -> float:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    (value,) = (line.split()[-1] for line in lines if line.startswith("vllm:num_requests_running"))
-    return float(value)
-
-
-def wait_for_running(url: str, count: int, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while (running := running_requests(url)) != count:
-        assert time.monotonic() < deadline, f"{running:g} requests run, expected {count}"
-        time.sleep(0.1)
 
 
 # What is served.
@@ -319,13 +297,6 @@ BAD_CHAT = {
     "an unknown sampler": ("sampler", chat_request(sampler="best")),
     "echoed": ("prompt_logprobs", chat_request(body={"logprobs": True, "echo": True})),
 }
-
-
-def assert_refused(create, fields: dict, parameter: str, stream: bool) -> None:
-    with pytest.raises(openai.BadRequestError) as refusal:
-        create(**fields, stream=stream)
-    assert refusal.value.status_code == 400
-    assert parameter in refusal.value.body["message"]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])

@@ -2,15 +2,14 @@
 
 import asyncio
 import time
-import urllib.request
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 import openai
 import pytest
-from checkpoints import write_llada
-from server import serve
+from scrape import wait_for_running
+from server import openai_client, serve_tiny
 
 from vllm_infogain.embedded.tokenizer import MASK, VOCAB
 
@@ -23,18 +22,13 @@ PROMPT = "judge 1+2*3=7"
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tiny")
-    write_llada(path, max_sequence_length=1024)
-    with serve(
-        str(path), "--plugin", "infogain", "--dtype", "float32", "--block-size", "32",
-        "--kv-cache-memory-bytes", "67108864", "--served-model-name", "tiny",
-    ) as address:  # fmt: skip
+    with serve_tiny(tmp_path_factory.mktemp("tiny")) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def client(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+    with openai_client(url) as client:
         yield client
 
 
@@ -93,20 +87,6 @@ def gather(chunks) -> dict[int, Choice]:
             choice.report = getattr(part, "infogain", None)
             assert (choice.report is None) == (choice.finish_reason is None), "the report comes with the finish_reason"
     return dict(choices)
-
-
-def running_requests(url: str) -> float:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    (value,) = (line.split()[-1] for line in lines if line.startswith("vllm:num_requests_running"))
-    return float(value)
-
-
-def wait_for_running(url: str, count: int, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while (running := running_requests(url)) != count:
-        assert time.monotonic() < deadline, f"{running:g} requests run, expected {count}"
-        time.sleep(0.1)
 
 
 # Reports.
