@@ -18,6 +18,7 @@ from traffic import Call, plain_call
 
 SEED = 1
 CONCURRENCY = 64
+LOOKS = 10
 MIB = 1 << 20
 # KV pages are resident once they are used: a pool of few is full soon, and what grows for ever is seen in a short run.
 ARGUMENTS = ("--plugin", "infogain", "--kv-cache-memory-bytes", str(32 * MIB))
@@ -66,12 +67,12 @@ async def serve_all(url: str, calls: list[Call]) -> None:
         await asyncio.gather(*(one_client(http) for _ in range(CONCURRENCY)))
 
 
-def measure(count: int, looks: int) -> Iterator[dict[str, Memory]]:
-    """Memory after each of `looks` equal parts of `count` requests, the server idle."""
+def measure(count: int) -> Iterator[dict[str, Memory]]:
+    """Memory after each of LOOKS equal parts of `count` requests, the server idle."""
     rng = random.Random(SEED)
     with start(*ARGUMENTS) as server:
-        for _ in range(looks):
-            asyncio.run(serve_all(server.url, [short_call(rng) for _ in range(count // looks)]))
+        for _ in range(LOOKS):
+            asyncio.run(serve_all(server.url, [short_call(rng) for _ in range(count // LOOKS)]))
             wait_until_idle(server.url)
             yield memory(server)
 
@@ -79,7 +80,7 @@ def measure(count: int, looks: int) -> Iterator[dict[str, Memory]]:
 def main(count: int) -> None:
     started = time.monotonic()
     print("resident (of its own) MiB")
-    for now in measure(count, looks=10):
+    for now in measure(count):
         held = "  ".join(f"{title} {one.rss:.1f} ({one.uss:.1f})" for title, one in sorted(now.items()))
         print(f"{time.monotonic() - started:6.0f} s  {held}", flush=True)
 

@@ -1,17 +1,19 @@
 """A server's memory does not grow with the requests that it has served."""
 
 import pytest
-from soak import measure
+from soak import LOOKS, measure
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 GROWTH = 0.02
 
 
-@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
-def test_the_second_half_of_many_requests_needs_no_more_memory_than_the_first(count: int):
-    half, whole = measure(count, looks=2)
-    for title in half:
-        print(f"{title}: {half[title]} after {count // 2} requests, {whole[title]} after {count}")
-        assert whole[title].rss < half[title].rss * (1 + GROWTH), title
-        assert whole[title].uss < half[title].uss * (1 + GROWTH), title
+def test_the_second_half_of_ten_thousand_requests_needs_no_more_memory_than_the_first():
+    looks = [{title: one.rss for title, one in look.items()} for look in measure(10_000)]
+    for title in looks[0]:
+        print(title, [round(look[title], 1) for look in looks])
+    # Peaks are compared: how much freed memory the allocator keeps differs by 1 % from one look to the next.
+    first, second = looks[: LOOKS // 2], looks[LOOKS // 2 :]
+    for title in looks[0]:
+        peak = max(look[title] for look in first)
+        assert max(look[title] for look in second) < peak * (1 + GROWTH), title
