@@ -23,8 +23,10 @@ OPTIONS = (
     "--disable-background-networking",
     "--hide-scrollbars",
 )
-# What a screen reader says of a cell: position, token, step, nats.
-CELL = re.compile(r"Position (\d+): (\".*\"), written in step (\d+) at (\d+\.\d{4}) nats", re.DOTALL)
+# What a screen reader says of a cell: position, token, step, nats; where the other canvas has another token, also that.
+CELL = re.compile(
+    r"Position (\d+): (\".*\"), written in step (\d+) at (\d+\.\d{4}) nats(?:; the other side has \".*\")?", re.DOTALL
+)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from vllm.plugins import load_endpoint_plugins
 from vllm.plugins.endpoint_plugins.interface import EndpointPlugin, attach_endpoint_plugins
 
 from vllm_infogain.embedded import SERVED_NAME
-from vllm_infogain.page import ROUTE, Page
+from vllm_infogain.page import FILES, ROUTE, Page
 from vllm_infogain.params import SAMPLERS
 
 PLUGINS = "infogain,infogain_page"
@@ -88,7 +88,7 @@ def test_the_page_and_its_files_come_with_a_policy_that_allows_nothing_from_else
     _, html = fetch(url + ROUTE)
     files = re.findall(r'(?:src|href)="([^":]+)"', html)
     assert sorted(files) == ["infogain/page.css", "infogain/page.js"]
-    for path in [ROUTE, *(f"/{name}" for name in files)]:
+    for path in FILES:
         headers, content = fetch(url + path)
         policy = dict(part.split(maxsplit=1) for part in headers["Content-Security-Policy"].split("; "))
         assert policy["default-src"] == "'none'"
@@ -173,6 +173,32 @@ def test_both_canvases_and_their_figures_are_the_apis_answers(samplers, page, cl
 
 
 @pytest.mark.engine
+def test_the_samplers_differ_on_the_examples_and_the_page_marks_where(page):
+    for example in page.find_elements(By.CSS_SELECTOR, "[data-prompt]"):
+        example.click()
+        run(page)
+        left, right = cells(page)
+        differ = [one["text"] != other["text"] for one, other in zip(left, right, strict=True)]
+        assert any(differ), text_of(page, "prompt")
+        for canvas in (left, right):
+            assert ["differs" in cell["classes"] for cell in canvas] == differ
+            assert ["; the other side has" in cell["label"] for cell in canvas] == differ
+
+
+@pytest.mark.engine
+def test_what_stands_between_masks_is_shown_from_the_start_and_never_as_written(page):
+    fill(page, prompt="multiply<|answer|><|mask|>*7=<|mask:7|>", max_tokens="")
+    run(page)
+    whole = {frozenset(cell["classes"]) for canvas in cells(page) for cell in canvas[1:4]}
+    assert whole == {frozenset({"cell", "given"})}
+    assert filled(page) == [11, 11]
+    page.find_element(By.ID, "step").send_keys(Keys.HOME)
+    for canvas in cells(page):
+        assert "".join(cell["text"] for cell in canvas) == "·*7=·······"
+        assert [cell["label"] for cell in canvas[:2]] == ["Position 0: masked", 'Position 1: "*", given']
+
+
+@pytest.mark.engine
 def test_the_slider_replays_both_runs_by_keyboard(page):
     run(page)
     slider = page.find_element(By.ID, "step")
@@ -212,10 +238,10 @@ def test_the_numbers_of_a_token_are_shown_on_focus_and_the_arrow_keys_move_it(pa
 def test_a_screenshot_is_small_enough_to_keep(page, tmp_path):
     """`INFOGAIN_SCREENSHOT=vllm_infogain/page/screenshot.png pytest tests/test_page.py -k screenshot` keeps it."""
     run(page)
-    page.find_element(By.ID, "step").send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    page.find_element(By.ID, "step").send_keys(Keys.ARROW_LEFT)
     fill(page, key="")
     page.execute_script("document.activeElement.blur()")
-    show_as(page, height=page.execute_script("return document.documentElement.scrollHeight"))
+    show_as(page, height=page.execute_script("return document.body.offsetHeight"))
     path = Path(os.environ.get("INFOGAIN_SCREENSHOT", tmp_path / "page.png"))
     assert page.save_screenshot(str(path))
     assert 20_000 < path.stat().st_size < 300_000

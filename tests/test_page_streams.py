@@ -22,6 +22,7 @@ from browser import (
 )
 from fastapi import FastAPI
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from vllm_infogain.page import Page
 
@@ -76,9 +77,11 @@ def pretend(browser, stream: str, *, cut: int = 10**6, end: str = "close") -> No
         """
         const [bytes, cut, end] = arguments;
         const real = window.fetch;
+        Object.assign(window, { aborted: window.aborted ?? 0, streams: [] });
         const source = (signal) => ({
             start(controller) {
-                signal.addEventListener("abort", () => controller.error(signal.reason));
+                window.streams.push(controller);
+                signal.addEventListener("abort", () => { window.aborted += 1; controller.error(signal.reason); });
                 for (let i = 0; i < bytes.length; i += cut) controller.enqueue(new Uint8Array(bytes.slice(i, i + cut)));
                 if (end === "close") controller.close();
                 if (end === "error") setTimeout(() => controller.error(new TypeError("network error")), 100);
@@ -138,13 +141,44 @@ def test_a_stream_that_breaks_is_explained(what, page):
     assert text_of(page, "problem") == said
 
 
-def test_a_run_can_be_stopped_and_keeps_what_was_written(page):
+def test_a_run_can_be_stopped_on_both_sides_and_keeps_what_was_written(page):
     pretend(page, steps(["a", "b"], [0.0, 0.0]), end="wait")
     page.find_element(By.ID, "run").click()
     wait_until(page, lambda: filled(page) == [2, 2])
     page.find_element(By.ID, "stop").click()
     wait_until(page, lambda: text_of(page, "status") == "Stopped.")
     assert (filled(page), text_of(page, "problem")) == ([2, 2], "")
+    assert page.execute_script("return window.aborted") == 2
+
+
+def test_a_run_that_is_started_again_drops_the_first(page):
+    pretend(page, steps(["a", "b"], [0.0, 0.0]), end="wait")
+    page.find_element(By.ID, "run").click()
+    wait_until(page, lambda: filled(page) == [2, 2])
+    pretend(page, steps(["c"], [0.0]) + END)
+    run(page)
+    assert page.execute_script("return window.aborted") == 2
+    assert (filled(page), [canvas[0]["text"] for canvas in cells(page)]) == ([1, 1], ["c", "c"])
+
+
+def test_an_earlier_answer_does_not_stand_beside_a_later_problem(page):
+    pretend(page, steps(["a"], [0.0]) + END)
+    run(page)
+    fill(page, seed="1e")
+    assert run_without_an_answer(page) == "Seed: give a number."
+
+
+def test_steps_that_arrive_do_not_take_the_reader_from_the_one_picked(page):
+    pretend(page, steps(["a"], [0.0]), end="wait")
+    page.find_element(By.ID, "run").click()
+    wait_until(page, lambda: text_of(page, "shown") == "1 of 1")
+    page.find_element(By.ID, "step").send_keys(Keys.HOME)
+    page.execute_script(
+        "for (const stream of window.streams) { stream.enqueue(new Uint8Array(arguments[0])); stream.close(); }",
+        list((steps(["b"], [0.0]) + END).encode()),
+    )
+    wait_until(page, lambda: text_of(page, "status") == "Done.")
+    assert (text_of(page, "shown"), filled(page)) == ("0 of 2", [0, 0])
 
 
 def test_a_field_that_is_no_number_is_named(page):
@@ -169,5 +203,39 @@ def test_nothing_sticks_out_at_any_width_and_the_colours_are_the_readers(width, 
     pretend(page, steps(["a", "\n", long] * 30, [0.1] * 90) + END)
     run(page)
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    tops = page.execute_script("return [...document.querySelectorAll('.panel')].map((panel) => panel.offsetTop)")
+    assert (tops[0] == tops[1]) == (width > 352), "side by side wherever two columns of cells have room"
     red = page.execute_script("return getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
     assert (int(red) < 128) == (scheme == "dark")
+
+
+READABLE = """
+    const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const luminance = (colour) => channels(colour).slice(0, 3).map((value) => value / 255)
+        .map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, i) => sum + value * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = (node) => {
+        const colour = getComputedStyle(node).backgroundColor;
+        return channels(colour)[3] === 0 ? behind(node.parentElement) : colour;
+    };
+    const own = (node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+    return [...document.body.querySelectorAll("*")].filter((node) => own(node) && node.offsetParent && !node.disabled)
+        .map((node) => {
+            const [low, high] = [getComputedStyle(node).color, behind(node)].map(luminance).sort((a, b) => a - b);
+            return [(high + 0.05) / (low + 0.05), node.className || node.id || node.tagName];
+        }).sort(([a], [b]) => a - b);
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_has_the_contrast_of_4_5_that_wcag_asks_for(scheme, page):
+    show_as(page, scheme=scheme)
+    pretend(
+        page, steps([*"abcde", "<|eos|>"], [0.0, 0.05, 0.2, 0.5, 2.0, 0.5]) + 'data: {"error": {"message": "e"}}\n\n'
+    )
+    run(page, expect="Not done.")
+    ratios = page.execute_script(READABLE)
+    assert {"problem", "status", "cell h4", "cell masked", "note"} <= {
+        name.replace(" newest", "") for _, name in ratios
+    }
+    assert ratios[0][0] >= 4.5, ratios[:5]

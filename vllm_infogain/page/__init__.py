@@ -19,6 +19,7 @@ FILES = {  # route: file in this folder, media type
     ROUTE: ("index.html", "text/html"),
     f"{ROUTE}/page.css": ("page.css", "text/css"),
     f"{ROUTE}/page.js": ("page.js", "text/javascript"),
+    f"{ROUTE}/api.js": ("api.js", "text/javascript"),
 }
 POLICY = (
     # Nothing but the page's own files, and requests to this server only. Text of a model can be anything: with trusted

@@ -1,60 +1,22 @@
 // Sends one prompt to two samplers, and draws both canvases as their steps arrive. Whatever a model or a server sends
 // is set as text, never as markup.
 
+import { eventData, givenTexts, Problem, request, textsOf } from "./api.js";
+
 const byId = (id) => document.getElementById(id);
 const SIDES = ["left", "right"];
 const BOUNDS = [0.01, 0.1, 0.3, 1]; // nats, between the classes h0 to h4; the legend in index.html names them
 const FIGURES = { // of the report: label
-  steps: "steps", forwards: "forwards", rows: "rows", bypassed_steps: "bypassed", cumulative_entropy: "entropy, nats",
+  steps: "steps", forwards: "forwards", rows: "rows", bypassed_steps: "bypassed", cumulative_entropy: "total, nats",
 };
-const BAD_STATUS = {
-  401: "the server wants an API key, and this is not it: fill in the field API key.",
-  404: "this server does not answer here: is it one of vLLM, with a model that generates?",
-};
-
-/** What went wrong, in words for whoever runs the page. */
-class Problem extends Error {}
 
 let samplers = new Map(); // name: whether it streams its canvas
 let runs = []; // of the last press of the button, one per side
 let shown = 0; // steps that the canvases show
+let following = true; // the newest step, until the reader picks another
 let aborting = new AbortController();
 let replaying = 0; // the timer, 0 where nothing is replayed
 let drawing = 0; // the animation frame asked for, 0 if none
-
-// The server's answer.
-
-/** The data of every server-sent event in `body`, however its bytes are cut up. */
-async function* eventData(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  try {
-    for (;;) {
-      const { value, done } = await reader.read().catch((error) => {
-        throw error.name === "AbortError" ? error : new Problem("the connection broke before the answer was complete.");
-      });
-      const lines = (rest + (value ?? "\n")).split("\n");
-      rest = lines.pop();
-      for (const line of lines) if (line.startsWith("data:")) yield line.slice(5).trim();
-      if (done) return;
-    }
-  } finally {
-    await reader.cancel().catch(() => {}); // a stream that failed has nothing left to cancel
-  }
-}
-
-/** The response, or a Problem that says in words why there is none. */
-async function request(url, { key, body, signal }) {
-  const headers = { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
-  const method = body ? "POST" : "GET";
-  const response = await fetch(url, { method, headers, body: JSON.stringify(body), signal }).catch((error) => {
-    if (error.name === "AbortError") throw error;
-    throw new Problem("the server could not be reached: does it still run?");
-  });
-  if (response.ok) return response;
-  const said = (await response.json().catch(() => ({}))).error?.message;
-  throw new Problem(`HTTP ${response.status}: ${said ?? BAD_STATUS[response.status] ?? response.statusText}`);
-}
 
 async function complete(run, sent) {
   const whole = !samplers.get(run.sampler); // its text is final only at the end
@@ -72,19 +34,12 @@ async function complete(run, sent) {
   }
   if (!ended) throw new Problem("the connection ended before the answer did.");
   if (!run.report) throw new Problem("the answer has no report: was the server started with --plugin infogain?");
-  if (whole) run.steps = await withTexts(run.report.trajectory, sent);
+  if (whole) { // a report names tokens by their ids
+    const { trajectory } = run.report;
+    const text = await textsOf(trajectory.flatMap((step) => step.tokens), sent);
+    run.steps = trajectory.map((step) => ({ ...step, text: step.tokens.map((id) => text.get(id)) }));
+  }
   follow();
-}
-
-/** The steps of a report, which names tokens by their ids, with the tokens' texts. */
-async function withTexts(steps, sent) {
-  const ids = [...new Set(steps.flatMap((step) => step.tokens))];
-  const texts = await Promise.all(ids.map(async (id) => {
-    const body = { model: sent.body.model, tokens: [id] };
-    return [id, (await (await request("detokenize", { ...sent, body })).json()).prompt];
-  }));
-  const text = new Map(texts);
-  return steps.map((step) => ({ ...step, text: step.tokens.map((id) => text.get(id)) }));
 }
 
 // The form.
@@ -98,6 +53,7 @@ function field(id) {
 async function start() {
   aborting.abort();
   stopReplay();
+  following = true;
   const mine = (aborting = new AbortController());
   const { signal } = mine;
   const key = byId("key").value; // lives in the field only
@@ -109,11 +65,16 @@ async function start() {
     const knobs = { tokens_per_step: field("tokens_per_step"), block_length: field("block_length") };
     const { data } = await (await request("v1/models", { key, signal })).json();
     body.model = byId("model").textContent = data[0].id;
-    runs = SIDES.map((side) => newRun(byId(side).value, body.max_tokens ?? 0));
+    const sent = { body, knobs, key, signal };
+    const given = await givenTexts(sent);
+    runs = SIDES.map((side) => newRun(byId(side).value, given, given.length || body.max_tokens || 0));
     byId("runs").replaceChildren(...runs.map((run) => run.panel));
+    byId("given").hidden = !given.length;
     byId("results").hidden = false;
     shown = 0;
-    const results = await Promise.allSettled(runs.map((run) => complete(run, { body, knobs, key, signal })));
+    draw();
+    byId("results").scrollIntoView({ block: "nearest" });
+    const results = await Promise.allSettled(runs.map((run) => complete(run, sent)));
     if (mine !== aborting) return; // another run has begun
     const words = results.map(({ reason }) => reason ? explain(reason) : "");
     const lines = runs.map(({ sampler }, side) => words[side] && `${sampler}: ${words[side]}`).filter(Boolean);
@@ -122,7 +83,9 @@ async function start() {
     byId("results").hidden = runs.every((run) => !run.steps.length);
     draw();
   } catch (error) {
-    if (mine === aborting) say(explain(error), ending(signal, 1));
+    if (mine !== aborting) return;
+    byId("results").hidden = true; // those of an earlier run
+    say(explain(error), ending(signal, 1));
   } finally {
     if (mine === aborting) byId("stop").disabled = true;
   }
@@ -146,10 +109,10 @@ function say(problem, status) {
 
 // What is drawn.
 
-function newRun(sampler, length) {
+function newRun(sampler, given, length) {
   const panel = byId("panel").content.cloneNode(true).firstElementChild;
   const part = (name) => panel.querySelector(name);
-  const run = { sampler, panel, length, steps: [], report: null, ended: false, pointed: null, cells: [],
+  const run = { sampler, panel, given, length, steps: [], report: null, ended: false, pointed: null, cells: [],
     canvas: part("ol"), note: part(".note"), cellNote: part(".cell-note"), svg: part("svg"), figures: part("dl") };
   part("h2").textContent = sampler;
   run.canvas.setAttribute("aria-label", `Canvas of ${sampler}`);
@@ -166,26 +129,27 @@ function newRun(sampler, length) {
   return run;
 }
 
-/** Show the newest step, once per frame however many arrive. */
+const most = () => Math.max(0, ...runs.map((run) => run.steps.length));
+
+/** Draw what is new, once per frame however much arrives. */
 function follow() {
-  shown = Math.max(...runs.map((run) => run.steps.length));
+  if (following) shown = most();
   drawing ||= requestAnimationFrame(draw);
 }
 
 function draw() {
   drawing = 0;
-  const most = Math.max(...runs.map((run) => run.steps.length));
-  byId("step").max = most;
+  byId("step").max = most();
   byId("step").value = shown;
-  byId("shown").textContent = `${shown} of ${most}`;
+  byId("step").ariaValueText = byId("shown").textContent = `${shown} of ${most()}`;
   const curves = runs.map((run) => sums(run.steps));
   const nats = niceCeiling(Math.max(0, ...curves.map((curve) => curve.at(-1))));
+  const canvases = runs.map(written);
   runs.forEach((run, side) => {
     const step = Math.min(shown, run.steps.length);
-    drawCanvas(run, step);
+    drawCanvas(run, step, canvases[side], canvases[1 - side]);
     drawNotes(run, step, curves[side]);
-    drawCurve(run.svg, curves[side], curves[1 - side], step, Math.max(1, most), nats);
-    run.panel.querySelector(".other").textContent = `(dashed: ${runs[1 - side].sampler})`;
+    drawCurve(run.svg, curves[side], curves[1 - side], step, Math.max(1, most()), nats, runs[1 - side].sampler);
     run.figures.replaceChildren(...Object.entries(run.report ? FIGURES : {}).map(([name, label]) => {
       const value = name === "cumulative_entropy" ? run.report[name].toFixed(4) : run.report[name];
       return element("div", {}, element("dt", {}, label), element("dd", { "data-figure": name }, value));
@@ -193,32 +157,43 @@ function draw() {
   });
 }
 
-function drawCanvas(run, step) {
-  const written = []; // by position: the token, and when it was written
+/** By position: the token, and the step that wrote it; what was given, by step 0. */
+function written(run) {
+  const tokens = run.given.map((text) => text === undefined ? text : { text, step: 0 });
   run.steps.forEach(({ positions, text, entropies }, index) => positions.forEach((position, i) => {
-    written[position] = { text: text[i], entropy: entropies[i], step: index + 1 };
+    tokens[position] = { text: text[i], entropy: entropies[i], step: index + 1 };
   }));
-  const length = Math.max(run.length, written.length);
+  return tokens;
+}
+
+function drawCanvas(run, step, tokens, others) {
+  const length = Math.max(run.length, tokens.length);
+  run.canvas.classList.toggle("long", length > 20);
   while (run.cells.length < length) {
     run.cells.push(element("li", { class: "cell", role: "option", tabindex: run.cells.length ? -1 : 0 }));
     run.canvas.append(run.cells.at(-1));
   }
   run.cells.forEach((cell, position) => {
-    const token = written[position];
+    const token = tokens[position];
     const isFilled = token?.step <= step;
+    const isGiven = token?.step === 0;
+    const differs = isFilled && others[position]?.step <= shown && others[position].text !== token.text;
     const face = isFilled ? faceOf(token.text) : { text: "·", kind: "masked" };
     // Places follow the newest state, whatever step is shown, so that nothing moves in a replay.
-    const breaks = written[position - 1]?.text.endsWith("\n");
+    const breaks = tokens[position - 1]?.text.endsWith("\n");
     cell.style.gridColumn = `${breaks ? "1 / " : ""}span ${token ? faceOf(token.text).columns : 1}`;
     cell.textContent = face.text;
-    cell.className = ["cell", face.kind, isFilled && `h${BOUNDS.filter((bound) => token.entropy >= bound).length}`,
-      isFilled && token.step === step && "newest"].filter(Boolean).join(" ");
+    cell.className = ["cell", face.kind, isGiven ? "given" : isFilled && classOf(token.entropy),
+      isFilled && !isGiven && token.step === step && "newest", differs && "differs"].filter(Boolean).join(" ");
     cell.tabIndex = position === (run.pointed ?? 0) ? 0 : -1;
     cell.setAttribute("aria-selected", position === run.pointed);
-    cell.setAttribute("aria-label", `Position ${position}: ` + (isFilled
-      ? `${JSON.stringify(token.text)}, written in step ${token.step} at ${token.entropy.toFixed(4)} nats` : "masked"));
+    const how = isGiven ? "given" : `written in step ${token?.step} at ${token?.entropy.toFixed(4)} nats`;
+    cell.ariaLabel = `Position ${position}: ${isFilled ? `${JSON.stringify(token.text)}, ${how}` : "masked"}`
+      + (differs ? `; the other side has ${JSON.stringify(others[position].text)}` : "");
   });
 }
+
+const classOf = (entropy) => `h${BOUNDS.filter((bound) => entropy >= bound).length}`;
 
 /** How a token looks in a cell: special ones by their name, white space by a sign. */
 function faceOf(text) {
@@ -254,23 +229,26 @@ function sums(steps) {
 
 function niceCeiling(value) {
   const scale = 10 ** Math.floor(Math.log10(value || 1));
-  return [1, 2, 5, 10].find((factor) => factor * scale >= value) * scale;
+  return [1, 2, 3, 4, 5, 6, 8, 10].find((factor) => factor * scale >= value) * scale;
 }
 
-function drawCurve(svg, own, other, step, most, nats) {
-  const x = (steps) => 36 + (294 * steps) / most;
-  const y = (sum) => 84 - (76 * sum) / nats;
+function drawCurve(svg, own, other, step, last, nats, otherName) {
+  const { width, height } = svg.getBoundingClientRect();
+  const [left, right, bottom] = [32, width - 8, height - 20]; // of the plot, in CSS pixels
+  const x = (steps) => left + ((right - left) * steps) / last;
+  const y = (sum) => bottom - ((bottom - 8) * sum) / nats;
   const points = (curve) => curve.map((sum, steps) => `${x(steps)},${y(sum)}`).join(" ");
   const line = (curve, kind) => shape("polyline", { class: kind, points: points(curve) });
   const grid = [0, nats / 2, nats].flatMap((value) => [
-    shape("line", { class: "grid", x1: 36, x2: 330, y1: y(value), y2: y(value) }),
-    shape("text", { x: 31, y: y(value) + 3, "text-anchor": "end" }, +value.toPrecision(2)),
+    shape("line", { class: "grid", x1: left, x2: right, y1: y(value), y2: y(value) }),
+    shape("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, +value.toPrecision(2)),
   ]);
-  const ends = [[0, "middle"], [most, "end"]].map(([value, anchor]) =>
-    shape("text", { x: x(value), y: 99, "text-anchor": anchor }, value ? `step ${value}` : value));
-  const [now, last] = [own[step], own.at(-1)].map((sum) => sum.toFixed(3));
-  svg.setAttribute("aria-label", `Cumulative entropy: ${now} nats after step ${step}, ${last} at the end`);
-  svg.replaceChildren(...grid, ...ends, line(other, "ghost"), line(own, "own"),
+  const ends = [[0, "middle"], [last, "end"]].map(([value, anchor]) =>
+    shape("text", { x: x(value), y: height - 4, "text-anchor": anchor }, value ? `step ${value}` : value));
+  const [now, total] = [own[step], own.at(-1)].map((sum) => sum.toFixed(3));
+  svg.ariaLabel = `Cumulative entropy: ${now} nats after step ${step}, ${total} at the end`;
+  const key = shape("text", { x: left + 6, y: 24 }, `dashed: ${otherName}`); // where no sum has a reason to be
+  svg.replaceChildren(...grid, ...ends, key, line(other, "ghost"), line(own, "own"),
     shape("circle", { cx: x(step), cy: y(own[step]), r: 4.5 }));
 }
 
@@ -300,14 +278,14 @@ function replay() {
   const wasReplaying = replaying;
   stopReplay();
   if (wasReplaying) return;
-  const last = Number(byId("step").max);
-  shown = shown < last ? shown : 0;
+  following = false;
+  shown = shown < most() ? shown : 0;
   draw();
   replaying = setInterval(() => {
-    shown += 1;
+    shown = Math.min(shown + 1, most());
     draw();
-    if (shown >= last) stopReplay();
-  }, Math.min(400, Math.max(40, 8000 / last)));
+    if (shown === most()) stopReplay();
+  }, Math.min(400, Math.max(40, 8000 / most())));
   byId("replay").textContent = "Pause";
 }
 
@@ -316,14 +294,20 @@ function replay() {
 byId("form").addEventListener("submit", (event) => { event.preventDefault(); start(); });
 byId("stop").addEventListener("click", () => aborting.abort());
 byId("replay").addEventListener("click", replay);
-byId("step").addEventListener("input", ({ target }) => { stopReplay(); shown = Number(target.value); draw(); });
+byId("step").addEventListener("input", ({ target }) => {
+  stopReplay();
+  shown = Number(target.value);
+  following = shown === most();
+  draw();
+});
+window.addEventListener("resize", follow);
 for (const button of document.querySelectorAll("[data-prompt]")) {
   button.addEventListener("click", () => {
     byId("prompt").value = button.dataset.prompt;
     byId("max_tokens").value = button.dataset.tokens;
   });
 }
-document.querySelectorAll("[data-prompt]")[1].click();
+document.querySelector("[data-prompt]").click();
 
 try {
   const known = (await (await request("infogain/samplers", {})).json()).samplers;
