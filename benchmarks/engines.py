@@ -153,13 +153,10 @@ def drive(llm: Any, jobs: Sequence[Job], concurrency: int | None = None, cut_at:
     return [results[index] for index in range(len(jobs))]
 
 
-def measure(
-    llm: Any, jobs: Sequence[Job], concurrency: int | None = None, cut_at: int | None = None, warm_up: bool = True
-) -> Measurement:
-    """The fastest of three runs if they are short, else of one."""
+def measure(llm: Any, jobs: Sequence[Job], concurrency: int | None = None, cut_at: int | None = None) -> Measurement:
+    """The fastest of three runs if they are short, else of one; after a few tokens to warm up."""
     with Stopwatch(llm) as watch:
-        if warm_up:
-            drive(llm, jobs[:2], concurrency, cut_at=1)
+        drive(llm, jobs[:2], concurrency, cut_at=1)
         runs: list[Measurement] = []
         while not runs or (len(runs) < 3 and runs[0].seconds < SHORT):
             watch.reset()

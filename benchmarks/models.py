@@ -34,15 +34,16 @@ vLLM's own benchmarks against the plugin. Their requests carry no decoding param
         --extra-body '{"vllm_xargs": {"cache": "dual", "block_length": 16}}'"""
 
 
-def random_checkpoint(shape: LLaDAShape = RANDOM_SHAPE) -> Path:
+def random_checkpoint() -> Path:
     """A checkpoint in the released format, written once per machine to the temporary directory; no download."""
+    shape = RANDOM_SHAPE
     path = Path(tempfile.gettempdir()) / f"infogain-random-{shape.n_layers}x{shape.d_model}x{shape.vocab_size}"
     if not (path / "tokenizer_config.json").exists():  # written last
-        write_random_checkpoint(path, shape)
+        write_random_checkpoint(path)
     return path
 
 
-def write_random_checkpoint(path: Path, shape: LLaDAShape = RANDOM_SHAPE, seed: int = 0) -> None:
+def write_random_checkpoint(path: Path) -> None:
     """Random weights with logits of standard deviation 5 and attention that tells rows apart.
 
     At this sharpness the entropy over 32,000 tokens is 3.0 +- 0.9 nats from row to row and the largest probability
@@ -50,8 +51,8 @@ def write_random_checkpoint(path: Path, shape: LLaDAShape = RANDOM_SHAPE, seed: 
     over everything and all masked rows would be alike.
     """
     scale = {"q_proj": 2.0, "k_proj": 2.0, "wte": 8.0, "transformer.ff_out": 5.0}
-    torch.manual_seed(seed)
-    model = LLaDA(shape)
+    torch.manual_seed(0)
+    model = LLaDA(RANDOM_SHAPE)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
@@ -59,7 +60,7 @@ def write_random_checkpoint(path: Path, shape: LLaDAShape = RANDOM_SHAPE, seed: 
                 factor = next((factor for ending, factor in scale.items() if layer.endswith(ending)), 1.0)
                 parameter.normal_(std=factor * parameter.shape[1] ** -0.5)
     model.save_checkpoint(path)
-    save_word_tokenizer(path, shape.vocab_size)
+    save_word_tokenizer(path, RANDOM_SHAPE.vocab_size)
 
 
 def save_word_tokenizer(path: Path, vocabulary: int) -> None:

@@ -10,8 +10,7 @@ vLLM's own benchmarks and one line of JSON.
 import argparse
 import json
 import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,9 +24,11 @@ from benchmarks.engines import measure, random_jobs, running, shape_of
 from benchmarks.environment import environment
 from benchmarks.models import VLLM_COMMANDS
 from benchmarks.stopwatch import Forward, runner_of
+from benchmarks.timing import best_seconds
 from vllm_infogain.reference.llada import LLaDAShape
 
 PROMPT, CANVAS = 64, 64
+WEIGHT_BYTES = 4
 LAYER_ROWS = (16, 32, 64, 128, 256, 512, 1024)
 RUNS: dict[str, dict[str, Any]] = {
     "greedy": {"sampler": "entropy"},
@@ -46,34 +47,23 @@ class Machine:
     read_bytes: float  # per second, of weights streamed through one matrix-vector product
 
 
-def best_seconds(work: Callable[[], Any], budget: float = 0.5) -> float:
-    """The fastest call within `budget` seconds, and of at least three."""
-    seconds: list[float] = []
-    work()
-    while len(seconds) < 3 or sum(seconds) < budget:
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
 @torch.inference_mode()
-def measure_machine(dtype: torch.dtype = torch.float32) -> Machine:
+def measure_machine() -> Machine:
     """Square matrices of several sizes, by torch and by the linear kernel that vLLM's CPU layers use; copies and
     products of 256 MiB, beyond any cache."""
     from vllm import _custom_ops as ops
 
     torch_flops = onednn_flops = 0.0
     for size in (1024, 2048, 4096):
-        left, right = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
-        out, flops = torch.empty(size, size, dtype=dtype), 2 * size**3
+        left, right = torch.randn(size, size), torch.randn(size, size)
+        out, flops = torch.empty(size, size), 2 * size**3
         seconds = best_seconds(lambda a=left, b=right, c=out: torch.mm(a, b, out=c))
         torch_flops = max(torch_flops, flops / seconds)
         if ops._supports_onednn:
             packed = ops.create_onednn_mm(right, 32)
             seconds = best_seconds(lambda a=left, b=packed: ops.onednn_mm(b, a, None))
             onednn_flops = max(onednn_flops, flops / seconds)
-    source = torch.zeros(64 << 20, dtype=torch.float32)
+    source = torch.zeros(64 << 20)
     target = torch.ones_like(source)
     copied = 2 * source.nbytes / best_seconds(lambda: target.copy_(source))
     matrix, vector = source.view(-1, 8192), torch.ones(8192)
@@ -87,7 +77,6 @@ class Work:
 
     shape: LLaDAShape
     keys: int  # positions that each row attends to
-    weight_bytes: int = 4  # per weight
 
     @property
     def layer_weights(self) -> int:
@@ -106,7 +95,7 @@ class Work:
 
     def least_seconds(self, forwards: Iterable[Forward], machine: Machine) -> float:
         """At the machine's limits: each forward at its matmul peak, or as fast as its weights can be read."""
-        weights = self.weight_bytes * (self.layer_weights + self.head_weights)
+        weights = WEIGHT_BYTES * (self.layer_weights + self.head_weights)
         return sum(max(self.flops([f]) / machine.flops, weights / machine.read_bytes) for f in forwards)
 
 
@@ -149,8 +138,8 @@ def phase(name: str, forwards: list[Forward], work: Work, machine: Machine) -> P
 
 
 @torch.inference_mode()
-def measure_layers(llm: Any, rows: Iterable[int] = LAYER_ROWS) -> dict[str, list[float]]:
-    """GFLOP/s of the engine's own linear layers, at each number of rows."""
+def measure_layers(llm: Any) -> dict[str, list[float]]:
+    """GFLOP/s of the engine's own linear layers, at each number of LAYER_ROWS."""
     runner = runner_of(llm)
     model, shape, dtype = runner.model, shape_of(llm), llm.llm_engine.vllm_config.model_config.dtype
     block = model.transformer.blocks[0]
@@ -165,7 +154,7 @@ def measure_layers(llm: Any, rows: Iterable[int] = LAYER_ROWS) -> dict[str, list
     speeds: dict[str, list[float]] = {}
     for name, (call, inputs, outputs) in layers.items():
         speeds[name] = []
-        for number in rows:
+        for number in LAYER_ROWS:
             x = torch.randn(number, inputs, dtype=dtype, device=runner.device)
             seconds = best_seconds(lambda call=call, x=x: call(x), budget=0.1)
             speeds[name].append(2 * number * inputs * outputs / seconds / 1e9)

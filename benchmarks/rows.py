@@ -9,14 +9,13 @@ GB/s counts every logit once. Ends in one line of JSON.
 import argparse
 import json
 import os
-import time
-from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
 from benchmarks.environment import environment
+from benchmarks.timing import best_seconds
 from vllm_infogain.sampling.rows import draw_tokens, row_statistics
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -52,19 +51,6 @@ def check(logits: torch.Tensor, request: Request) -> None:
     assert (hits - DRAWS * top.sum()).abs() <= 5 * (DRAWS * (top * (1 - top)).sum()).sqrt() + 1
 
 
-def seconds(work: Callable[[], object], budget: float = 0.5) -> float:
-    """The fastest call within the budget, and of at least three."""
-    taken: list[float] = []
-    work()
-    while len(taken) < 3 or sum(taken) < budget:
-        _wait_for_device()
-        started = time.perf_counter()
-        work()
-        _wait_for_device()
-        taken.append(time.perf_counter() - started)
-    return min(taken)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--vocabularies", type=int, nargs="+", default=[40, 32_000, 126_464])
@@ -73,7 +59,7 @@ def main() -> None:
     path = "Triton" if DEVICE.type == "cuda" else "torch"
     print(f"environment: {environment()}")
     source = torch.randn(64 << 20, device=DEVICE)
-    bandwidth = source.nbytes / seconds(source.amax) / 1e9
+    bandwidth = source.nbytes / best_seconds(source.amax) / 1e9
     print(f"{path} path; one pass over 256 MiB (amax) reads {bandwidth:.1f} GB/s\n")
     print("| vocabulary | rows | what | plain us/row | us/row | times faster | GB/s |\n|---|---|---|---|---|---|---|")
     results = []
@@ -88,7 +74,7 @@ def main() -> None:
                 ("1 draw", lambda x: plain_draws(x, 1), lambda x, r=request: draw_tokens(x, *r, 1)),
                 (f"{DRAWS} draws", lambda x: plain_draws(x, DRAWS), lambda x, r=request: draw_tokens(x, *r, DRAWS)),
             ):
-                before, after = (1e6 * seconds(lambda f=f, x=logits: f(x)) / count for f in (plain, ours))
+                before, after = (1e6 * best_seconds(lambda f=f, x=logits: f(x)) / count for f in (plain, ours))
                 speed = 4e-3 * vocab / after
                 print(
                     f"| {vocab} | {count} | {name} | {before:.2f} | {after:.2f} | {before / after:.1f} | {speed:.1f} |",
@@ -97,11 +83,6 @@ def main() -> None:
                 figures = {"plain_us": before, "us": after, "gb_per_s": speed}
                 results.append({"vocabulary": vocab, "rows": count, "what": name, **figures})
     print(json.dumps({"benchmark": "rows", "path": path, "bandwidth_gb_per_s": bandwidth, "results": results}))
-
-
-def _wait_for_device() -> None:
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

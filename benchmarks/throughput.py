@@ -254,7 +254,8 @@ def main() -> None:
     tables.targets(targets)
     tables.say(f"\n{VLLM_COMMANDS}\n")
     if arguments.out:
-        title = "# Throughput\n\nWritten by `python -m benchmarks.throughput`; its docstring says what is measured.\n"
+        command = "python -m benchmarks.throughput --out benchmarks/throughput.md"
+        title = f"# Throughput\n\nWritten by `{command}`; its docstring says what is measured.\n"
         arguments.out.write_text("\n".join([title, *tables.text]))
     print(json.dumps({"benchmark": "throughput", "environment": environment(), **tables.rows}))
 
