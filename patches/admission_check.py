@@ -40,6 +40,7 @@ def _make_complete_request(process_inputs):
         if not (isinstance(prompt, dict) and "type" in prompt):
             prompt = _rendered(self, prompt, kwargs.get("tokenization_kwargs"))
         params = _with_canvas(self, params, prompt)
+        _check_constraint(params, self.vllm_config)
         with refusing():
             request = process_inputs(self, request_id, prompt, params, *args, **kwargs)
         check_request(
@@ -48,6 +49,7 @@ def _make_complete_request(process_inputs):
             self.vllm_config,
             lora_request=request.lora_request,
             is_resumable=request.resumable,
+            priority=request.priority,
         )
         return request
 
@@ -76,6 +78,7 @@ def _check_before_streaming(generate):
                 self.vllm_config,
                 lora_request=kwargs.get("lora_request"),
                 requested_canvas=requested,
+                priority=kwargs.get("priority", 0),
             )
         return generate(self, prompt, sampling_params, request_id, **kwargs)
 
@@ -87,7 +90,8 @@ def _keep_what_was_asked_for(to_sampling_params):
         params = to_sampling_params(self, *args, **kwargs)
         names = ("max_completion_tokens", "max_output_tokens", "max_tokens")
         params.requested_canvas = next((size for name in names if (size := getattr(self, name, None))), None)
-        # vLLM writes the default of a completion into its request: it cannot be told from the client's own.
+        # vLLM writes the default of a completion into its request before pydantic sees it: not even model_fields_set
+        # tells it from the client's own.
         fields = {name: field.default for name, field in type(self).model_fields.items() if name in names}
         given = (getattr(self, name) for name in names if name in fields and getattr(self, name) != fields[name])
         params.given_canvas = next(given, None)
@@ -145,6 +149,7 @@ def _filled_in(processor, params: Any, prompt_length: int):
 
     if not isinstance(params, SamplingParams):
         return params
+    _check_constraint(params, processor.vllm_config)
     params = params.clone()
     params.verify(
         processor.model_config, processor.speculative_config, processor.structured_outputs_config, processor.tokenizer
@@ -155,3 +160,13 @@ def _filled_in(processor, params: Any, prompt_length: int):
     if params.max_tokens is None:
         params.max_tokens = processor.model_config.max_model_len - prompt_length
     return params
+
+
+def _check_constraint(params, vllm_config) -> None:
+    """Before vLLM checks it, which has no bound."""
+    from vllm_infogain.admission import refusing
+    from vllm_infogain.structured import check_constraint
+
+    if getattr(params, "structured_outputs", None) is not None:
+        with refusing():
+            check_constraint(params.structured_outputs, vllm_config)

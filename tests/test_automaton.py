@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_infogain.sampling.automaton import NEVER, TokenAutomaton, allowed, is_completable, shortest
+from vllm_infogain.sampling.automaton import NEVER, TokenAutomaton, allowed, is_completable
 from vllm_infogain.sampling.spelling import Spelling, over_tokens
 
 VOCAB, MASK = 5, 4
@@ -86,7 +86,7 @@ def test_the_shortest_string_is_the_shortest_that_fits(machine):
     # Without end tokens a canvas fits if it is a string; one of four states needs three tokens at most.
     lengths = [size for size in range(4) if any(fits((*machine[:3], set()), list(canvas))
                for canvas in itertools.product(TOKENS, repeat=size))]  # fmt: skip
-    assert shortest(automaton) == (lengths[0] if lengths else None)
+    assert automaton.shortest == (lengths[0] if lengths else None)
 
 
 def test_tokens_that_lead_alike_are_one_class_and_useless_states_are_gone():
@@ -113,6 +113,12 @@ def test_the_record_crosses_processes_without_what_is_derived_from_it():
     assert "reach" not in vars(twin)
     for name in ("moves", "first", "class_of", "start", "final"):
         np.testing.assert_array_equal(getattr(twin, name), getattr(automaton, name))
+
+
+def test_equal_records_from_another_process_are_one_while_a_request_holds_it():
+    automata = [TokenAutomaton.from_transitions({0: {token: 0}}, 0, [0], VOCAB) for token in (0, 1)]
+    twins = [pickle.loads(pickle.dumps(automata[index])) for index in (0, 0, 1)]
+    assert twins[0] is twins[1] is not twins[2]
 
 
 @pytest.mark.parametrize("without", [set(), {6}])

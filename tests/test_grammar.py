@@ -4,11 +4,15 @@ import itertools
 import json
 import random
 import re
+import threading
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
 import pytest
 from engines import MASK_ID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from vllm import SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
@@ -16,8 +20,9 @@ from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 from vllm_infogain import ParameterError
 from vllm_infogain.embedded.tokenizer import VOCAB, encode
 from vllm_infogain.engine import grammar, regular
-from vllm_infogain.engine.grammar import CanvasGrammar, ModelTokens, automaton_of, model_tokens, pattern_of
-from vllm_infogain.sampling.automaton import TokenAutomaton, allowed, is_completable, shortest
+from vllm_infogain.engine.grammar import CanvasGrammar, ModelTokens, automaton_of, compiled, model_tokens, pattern_of
+from vllm_infogain.sampling import spelling
+from vllm_infogain.sampling.automaton import TokenAutomaton, allowed, is_completable
 from vllm_infogain.sampling.spelling import Spelling
 from vllm_infogain.structured import check_structured_outputs
 
@@ -58,7 +63,7 @@ PATTERNS = [
 def test_random_tokens_at_random_places_always_end_in_a_text_that_matches(pattern, seed):
     rng = random.Random(f"{pattern} {seed}")
     automaton = automaton_of(pattern, TOKENS)
-    canvas = np.full(shortest(automaton) + rng.randrange(8), BLANK)
+    canvas = np.full(automaton.shortest + rng.randrange(8), BLANK)
     for place in rng.sample(range(len(canvas)), len(canvas)):
         (classes,) = allowed(automaton, canvas[None], BLANK, np.array([[place]]))[0]
         canvas[place] = rng.choice(np.flatnonzero(classes[automaton.class_of]).tolist())
@@ -114,6 +119,48 @@ def test_what_is_no_regular_expression_of_a_whole_text_is_refused(pattern):
         of_regex(pattern)
 
 
+@st.composite
+def regexes(draw, depth=3):
+    """Over a few characters of one to four bytes, with classes, flags, and repetitions of whatever."""
+    kind = draw(st.sampled_from("cccs|*g" if depth else "c"))
+    if kind == "c":
+        return draw(st.sampled_from(CHARACTERS_OF_A_PATTERN))
+    inner = [draw(regexes(depth - 1)) for _ in range(draw(st.integers(1, 3)))]
+    if kind == "s":
+        return "".join(inner)
+    if kind == "*":
+        return f"(?:{inner[0]}){draw(st.sampled_from(['*', '+', '?', '*?', '{2}', '{1,}', '{0,2}', '{1,3}?']))}"
+    return f"({'?i:' if kind == 'g' else ''}{'|'.join(inner)})"
+
+
+CHARACTERS_OF_A_PATTERN = [
+    "a", "b", "é", "ß", "K", "\U0001f600", ".", "[^a]", "[a-c€]", "[^é€]", r"\d", r"\w", r"\W", r"\S", r"[^\s\d]", "",
+    "[À-Þ]", "(?a:\\w)", "(?s:.)",
+]  # fmt: skip
+# With cases by rules of their own: the sign of Kelvin, the long s, the dotted I.
+TEXTS = ["", *"abcAB1٣éÉ€ßẞsKk\u212a\u017f\u0130 \n\U0001f600\U0010ffff"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(regexes(), st.data())
+def test_a_text_is_followed_to_a_final_state_exactly_if_the_whole_of_it_matches(pattern, data):
+    automaton = regular.over_bytes(pattern)
+    for _ in range(20):
+        text = "".join(data.draw(st.lists(st.sampled_from(TEXTS), max_size=4)))
+        follows = is_completable(automaton, np.array(list(text.encode()), dtype=int), -1)
+        assert follows == (re.fullmatch(pattern, text) is not None), text
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(?i)[a-zß-ÿ]", "(?i)[^k\u017f\u0131]", r"(?i)\w", r"[^\W\d_]", "(?i)ǆ", "(?ai)[k-s]", r"(?a)\W"]
+)
+def test_a_class_holds_the_characters_that_it_holds_for_python(pattern):
+    automaton = regular.over_bytes(pattern)
+    for code in (*range(0x3000), *range(0xA640, 0xABC0), *range(0xFF00, 0x10500), 0x10FFFF):
+        follows = is_completable(automaton, np.array(list(chr(code).encode()), dtype=int), -1)
+        assert follows == (re.fullmatch(pattern, chr(code)) is not None), hex(code)
+
+
 @pytest.mark.parametrize(
     ("anchored", "plain"), [("^ab$", "ab"), ("a|b$", "a|b"), (r"a\\$", r"a\\"), (r"^\$?", r"\$?"), (r"a\$", r"a\$")]
 )
@@ -122,12 +169,14 @@ def test_anchors_at_the_ends_say_nothing_and_an_escaped_dollar_is_text(anchored,
 
 
 @pytest.mark.parametrize(
-    ("module", "limit", "what"), [(regular, "MAX_INDEX_BYTES", "over bytes"), (grammar, "MAX_MOVES", "moves")]
+    ("module", "limit"),
+    [(regular, "MAX_STEPS"), (spelling, "MAX_MOVES"), (spelling, "MAX_READ"), (grammar, "MAX_MOVES")],
 )
-def test_a_grammar_too_large_to_serve_is_refused(monkeypatch, module, limit, what):
+def test_a_grammar_too_large_to_serve_is_refused(monkeypatch, module, limit):
+    assert automaton_of("a{200}", TOKENS)
     monkeypatch.setattr(module, limit, 100)
-    with pytest.raises(ValueError, match=what):
-        automaton_of(f"a{{200}}|{limit}", TOKENS)
+    with pytest.raises(ValueError, match=r"more than 100 |at most 100 "):
+        automaton_of("a{200}", TOKENS)
 
 
 STRING = {"type": "string"}
@@ -141,7 +190,11 @@ SCHEMAS = [
     {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string", "pattern": "^[abc]{2,3}|d$"}]},
     {"type": "string", "pattern": "ab|c[x-z]"},
     {"allOf": [{"type": "string", "format": "date"}]},
-]
+    {"properties": {'"': {"const": {'a"b': 1, "x.y": None}}, "\\": {"enum": ["\n"]}}, "required": ['"', "\\"]},
+    {"$ref": "#/$defs/0", "$defs": {
+        str(depth): {"properties": {"a": {"$ref": f"#/$defs/{depth + 1}"}}, "required": ["a"]} for depth in range(6)
+    } | {"6": {"type": "null"}}},
+]  # fmt: skip
 CHARACTERS = ModelTokens(Spelling.of({bytes([byte]): [byte] for byte in range(32, 127)}, 128), (END,))
 
 
@@ -150,7 +203,7 @@ def test_whatever_is_written_is_valid_by_the_schema(schema):
     automaton = automaton_of(pattern_of(StructuredOutputOptions.JSON, json.dumps(schema)), CHARACTERS)
     for seed in range(5):
         rng = random.Random(seed)
-        canvas = np.full(shortest(automaton) + rng.randrange(12), BLANK)
+        canvas = np.full(automaton.shortest + rng.randrange(12), BLANK)
         for place in rng.sample(range(len(canvas)), len(canvas)):
             (classes,) = allowed(automaton, canvas[None], BLANK, np.array([[place]]))[0]
             canvas[place] = rng.choice(np.flatnonzero(classes[automaton.class_of]).tolist())
@@ -176,12 +229,74 @@ def test_whatever_is_written_is_valid_by_the_schema(schema):
         ({"type": "string", "format": "email"}, "quotes"),
         ({"type": "string", "pattern": "a)|(b"}, "unbalanced"),
         ({"type": "string", "format": "ipv4"}, "ipv4"),
-        ({"$ref": "#"}, "recusion|recursion"),
+        ({"$ref": "#"}, "recursion"),
+        ({"$ref": "#/$defs/B", "$defs": {"A": STRING}}, "#/\\$defs/B"),
+        ({"$ref": "#/default", "default": {"type": "integer", "minimum": 2}}, "minimum"),
+        ({"type": "null", "enum": [None, 1]}, "excludes 1"),
+        ({"type": "integer", "const": True}, "excludes True"),
+        ({"type": "array", "properties": {}}, "'type'"),
+        ({"enum": []}, "empty"),
+        ({"type": []}, "empty"),
+        ({"type": "array", "items": STRING, "minItems": 1.0}, "minItems"),
+        ({"type": "object", "additionalProperties": STRING, "minProperties": 2}, "minProperties"),
+        ({"properties": [STRING]}, "properties"),
     ],
 )
 def test_what_a_schema_says_and_no_expression_would_hold_to_is_refused(schema, named):
     with pytest.raises(ValueError, match=named):
         pattern_of(StructuredOutputOptions.JSON, json.dumps(schema))
+
+
+def optional(depth: int):
+    """Objects in one another, none of whose properties is required."""
+    others = {f"p{index}": {"type": "null"} for index in range(19)}
+    return {"properties": {"a": optional(depth - 1), **others}} if depth else {"type": "null"}
+
+
+def doubled(depth: int):
+    """Parts that each name the next one twice."""
+    parts = {str(at): {"prefixItems": [{"$ref": f"#/$defs/{at + 1}"}] * 2} for at in range(depth)}
+    return {"$ref": "#/$defs/0", "$defs": parts | {str(depth): STRING}}
+
+
+@pytest.mark.parametrize("schema", [optional(6), doubled(20), {"type": "string", "pattern": "(a{1000}){1000}"}])
+def test_a_short_schema_of_a_huge_expression_is_refused_before_it_is_written_out(schema):
+    assert len(json.dumps(schema)) < 4000
+    with pytest.raises(ValueError, match="more than"):
+        pattern_of(StructuredOutputOptions.JSON, json.dumps(schema))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a|b)*a(a|b){30}", "(((a{100}){100}){100}){100}", r"\w{1000}", "((){1000}){1000}", ".*a" * 300]
+)
+def test_what_costs_too_much_to_compile_is_refused_at_the_same_step_every_time(pattern):
+    # In a thread that is given up and goes on, it would take all memory there is.
+    before = threading.active_count()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="steps to compile"):
+            regular.over_bytes(pattern)
+    assert threading.active_count() == before
+
+
+def test_neither_a_constraint_nor_its_refusal_is_compiled_twice(monkeypatch):
+    constraints = [(StructuredOutputOptions.REGEX, "[ab]+1"), (StructuredOutputOptions.JSON, '{"minimum": 1}')]
+    first = compiled(*constraints[0], TOKENS)
+    with pytest.raises(ValueError, match="minimum"):
+        compiled(*constraints[1], TOKENS)
+    monkeypatch.delattr(grammar, "pattern_of")
+    assert compiled(*constraints[0], TOKENS) is first
+    with pytest.raises(ValueError, match="minimum"):
+        compiled(*constraints[1], TOKENS)
+
+
+def test_many_different_grammars_take_no_more_memory_than_they_are_given(monkeypatch):
+    large = SimpleNamespace(moves=range(grammar.MAX_MOVES), class_of=range(150_000))
+    monkeypatch.setattr(grammar, "automaton_of", lambda pattern, tokens: large)
+    for index in range(50):
+        compiled(StructuredOutputOptions.REGEX, f"[ab]{{{index}}}", TOKENS)
+    kept = list(grammar._compiled.cache.values())
+    grammar._compiled.cache.clear()
+    assert 0 < sum(len(automaton.moves) for automaton in kept) <= grammar.MAX_CACHED
 
 
 # Admission.

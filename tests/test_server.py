@@ -25,6 +25,7 @@ VLLMS_OWN = (
     "response_format",
     "structured_outputs",
     "return_token_ids",
+    "priority",
 )  # fields the client knows no argument for
 WHOLE_CANVAS = {"sampler": "ar", "tokens_per_step": 64, "block_length": 0}  # few forwards, whatever the canvas
 
@@ -277,6 +278,7 @@ BAD = {  # parameter that the message must name, arguments of the request
     "a block longer than the canvas": ("block_length", request(16, block_length=17)),
     "a canvas one too long": ("max_tokens", request(TOO_LONG, **WHOLE_CANVAS)),
     "an empty prompt": ("prompt", request(prompt="")),
+    "a turn before others": ("priority", request(body={"priority": -1})),
     "more logprobs than the server gives": ("logprobs", request(body={"logprobs": 21})),
     "min_p above 1": ("min_p", request(body={"min_p": 1.5})),
     "repetition_penalty": ("repetition_penalty", request(body={"repetition_penalty": 1.5})),
@@ -285,6 +287,7 @@ BAD = {  # parameter that the message must name, arguments of the request
     "no token allowed but the mask": ("allowed_token_ids", request(body={"allowed_token_ids": [3]})),
     "two tokens per step beside a word": ("tokens_per_step", request(body={"bad_words": ["ab"]}, tokens_per_step=2)),
     # vLLM turns response_format into structured_outputs before anyone else sees it.
+    "a name that vLLM no longer knows": ("guided_regex", request(body={"guided_regex": "ab"})),
     "any JSON object": ("json_object", request(body={"response_format": {"type": "json_object"}})),
 }
 BAD_CHAT = {

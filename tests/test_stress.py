@@ -2,8 +2,10 @@
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +19,9 @@ SEED = 20250611
 CLIENTS = 16
 REQUESTS = 2000
 SCARCE_REQUESTS = 500
+# Seconds until /health and a plain request are answered while hostile constraints are compiled: all of these on the
+# server's event loop would take longer.
+LONGEST_WAIT = 15.0
 # What a client does with a request, and how often. Those that leave have no answer to compare.
 MANNERS = {"whole": 10, "streamed": 4, "spoiled": 4, "spoiled, streamed": 1, "aborted": 2, "left mid-stream": 2}
 
@@ -104,6 +109,45 @@ def report(faults: list[str]) -> str:
 def test_two_thousand_random_requests_are_each_answered_as_if_alone(url: str, expected: Expected):
     faults = asyncio.run(besiege(url, REQUESTS, expected))
     assert not faults, report(faults)
+    wait_until_idle(url)
+
+
+def hostile_constraints() -> list[dict[str, Any]]:
+    """Each differs from the others, and takes more to compile than is served."""
+    bombs = ["(a|b)*a(a|b){{{}}}", "(a{{10000}}){{{}}}", "(a?){{{}}}a{{1000}}", "(a|b|ab)*b(a|b){{{}}}"]
+    patterns = [{"regex": bomb.format(1000 - index)} for index in range(4) for bomb in bombs]
+    schema: dict[str, Any] = {"type": "null"}
+    for _ in range(6):
+        schema = {"properties": {"a": schema} | {f"p{index}": {"type": "null"} for index in range(20)}}
+    return [*patterns, {"json": schema}]
+
+
+def test_constraints_too_large_to_compile_are_refused_and_hold_nobody_up(url: str):
+    plain = {"prompt": "multiply 6*7", "max_tokens": 12, "temperature": 0}
+
+    async def completed(http: httpx.AsyncClient, body: dict[str, Any]) -> httpx.Response:
+        return await http.post("/v1/completions", json={"model": "infogain-tiny"} | body)
+
+    async def besieged() -> list[float]:
+        async with client(url) as http, asyncio.TaskGroup() as group:
+            hostile = [
+                group.create_task(completed(http, plain | {"structured_outputs": constraint}))
+                for constraint in hostile_constraints()
+            ]
+            waits = []
+            while not all(task.done() for task in hostile):
+                started = time.monotonic()
+                assert (await http.get("/health")).status_code == 200
+                assert (await completed(http, plain)).status_code == 200
+                waits.append(time.monotonic() - started)
+        for answer in (task.result() for task in hostile):
+            assert answer.status_code == 400, answer.text
+            assert "structured_outputs." in answer.json()["error"]["message"]
+        return waits
+
+    waits = asyncio.run(besieged())
+    print(f"{len(waits)} looks, the longest {max(waits):.2f} s")
+    assert max(waits) < LONGEST_WAIT
     wait_until_idle(url)
 
 

@@ -26,6 +26,7 @@ def register() -> None:
     from vllm_infogain.model_executors import CONFIGS, EXECUTORS
     from vllm_infogain.patches import (
         admission_check,
+        constraint_check,
         exit_code,
         infilling,
         no_token_beams,
@@ -43,6 +44,7 @@ def register() -> None:
             ModelRegistry.register_model(architecture, executor)
     plugin_flag.apply()
     admission_check.apply()
+    constraint_check.apply()
     infilling.apply()
     stat_logger.apply()
     progress.apply()

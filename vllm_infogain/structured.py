@@ -1,19 +1,49 @@
 """Structured output at admission: what a canvas that is filled in any order can be held to, and whether it fits."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from vllm_infogain.engine.compat import SamplingParams, VllmConfig, get_structured_output_key
-from vllm_infogain.engine.grammar import automaton_of, model_tokens, pattern_of
-from vllm_infogain.sampling.automaton import NEVER, is_completable, shortest
+from vllm_infogain.engine.grammar import compiled, model_tokens
+from vllm_infogain.sampling.automaton import NEVER, TokenAutomaton, is_completable
 from vllm_infogain.values import ParameterError
 
 BACKEND = "outlines"  # its validation takes what can be written as a regular expression, and leaves it as it is
-MAX_SPECIFICATION = 1 << 14  # characters: what compiles too slowly holds up the server
+MAX_SPECIFICATION = 1 << 14  # characters
 MAX_WORK = 1 << 20  # states x places of the canvas, which every forward goes through
 REGULAR = "give a regex, a choice or a JSON schema, which a finite automaton can follow"
 NOT_TOGETHER = "with structured output the grammar alone says which tokens may be written; leave it out"
+
+
+def check_constraint(constraint: Any, vllm_config: VllmConfig) -> tuple[TokenAutomaton, int]:
+    """Refuse a constraint that no canvas can be held to. Takes up to a second the first time, in a thread that lets
+    others run; after that it is looked up.
+
+    Args:
+        constraint: StructuredOutputsParams.
+        vllm_config: of the engine it is for.
+
+    Returns:
+        what it lets be written, and in how many tokens at least.
+
+    Raises:
+        ParameterError: names the field, its value and the remedy.
+    """
+    _check_server(vllm_config)
+    _check_fields(constraint)
+    kind, specification = get_structured_output_key(constraint)
+    name, shown = f"structured_outputs.{kind.name.lower()}", specification[:200]
+    if len(specification) > MAX_SPECIFICATION:
+        raise ParameterError(name, shown, f"is {len(specification)} characters long; give at most {MAX_SPECIFICATION}")
+    try:
+        automaton = compiled(kind, specification, model_tokens(vllm_config))
+    except ValueError as error:
+        raise ParameterError(name, shown, f"cannot be compiled: {error}") from None
+    if automaton.shortest is None:
+        raise ParameterError(name, shown, "no tokens of this model spell a text that matches; give another")
+    return automaton, automaton.shortest
 
 
 def check_structured_outputs(params: SamplingParams, canvas: Sequence[int], vllm_config: VllmConfig) -> None:
@@ -30,23 +60,15 @@ def check_structured_outputs(params: SamplingParams, canvas: Sequence[int], vllm
     """
     if params.structured_outputs is None:
         return
-    _check_server(vllm_config)
-    _check_fields(params)
+    automaton, least = check_constraint(params.structured_outputs, vllm_config)
+    for field in ("allowed_token_ids", "bad_words", "min_tokens"):
+        if value := getattr(params, field):
+            raise ParameterError(field, value, NOT_TOGETHER)
     kind, specification = get_structured_output_key(params.structured_outputs)
     name, shown = f"structured_outputs.{kind.name.lower()}", specification[:200]
-    if len(specification) > MAX_SPECIFICATION:
-        raise ParameterError(name, shown, f"is {len(specification)} characters long; give at most {MAX_SPECIFICATION}")
-    tokens = model_tokens(vllm_config)
-    try:
-        automaton = automaton_of(pattern_of(kind, specification), tokens)
-    except (ValueError, TypeError) as error:
-        raise ParameterError(name, shown, f"cannot be compiled: {error}") from None
-    for stop in set(params.stop_token_ids or ()) - set(tokens.end_ids):
+    for stop in set(params.stop_token_ids or ()) - set(model_tokens(vllm_config).end_ids):
         if 0 <= stop < len(automaton.class_of) and automaton.class_of[stop] != NEVER:
             raise ParameterError("stop_token_ids", stop, "the grammar has it as text, which would be cut; leave it out")
-    least = shortest(automaton)
-    if least is None:
-        raise ParameterError(name, shown, "no tokens of this model spell a text that matches; give another")
     if least > len(canvas):
         raise ParameterError(
             "max_tokens", len(canvas), f"the shortest text that matches takes {least} tokens; give at least that"
@@ -76,9 +98,7 @@ def _check_server(vllm_config: VllmConfig) -> None:
         )  # fmt: skip
 
 
-def _check_fields(params: SamplingParams) -> None:
-    constraint = params.structured_outputs
-    assert constraint is not None
+def _check_fields(constraint: Any) -> None:
     for name in ("grammar", "structural_tag", "json_object"):
         if (value := getattr(constraint, name)) is not None:
             raise ParameterError(f"structured_outputs.{name}", value, REGULAR)
@@ -87,6 +107,3 @@ def _check_fields(params: SamplingParams) -> None:
             raise ParameterError(f"structured_outputs.{name}", value, "not supported; leave it out")
     if constraint.choice is not None and not constraint.choice:
         raise ParameterError("structured_outputs.choice", constraint.choice, "give at least one text")
-    for name in ("allowed_token_ids", "bad_words", "min_tokens"):
-        if value := getattr(params, name):
-            raise ParameterError(name, value, NOT_TOGETHER)

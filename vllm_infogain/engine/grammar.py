@@ -8,9 +8,11 @@ next tokens.
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import regex
+from cachetools import LRUCache, cached
 
 from vllm_infogain.engine.compat import (
     Request,
@@ -26,7 +28,8 @@ from vllm_infogain.engine.schema import schema_pattern
 from vllm_infogain.sampling.automaton import TokenAutomaton, sources, targets
 from vllm_infogain.sampling.spelling import Spelling, over_tokens
 
-MAX_MOVES = 4 << 20  # of an automaton over tokens, 8 bytes each
+MAX_MOVES = 1 << 20  # of an automaton over tokens; some 50 bytes each, with what is derived from it
+MAX_CACHED = 4 << 20  # moves of all automata that are kept for the next request with the same constraint
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +59,34 @@ def _model_tokens(tokenizer: Any, vocab: int, mask_id: int, end_ids: tuple[int, 
     return ModelTokens(Spelling.of(reduced_vocabulary(tokenizer), vocab, without={mask_id, *end_ids}), end_ids)
 
 
-@lru_cache(maxsize=128)
+def compiled(kind: StructuredOutputOptions, specification: str, tokens: ModelTokens) -> TokenAutomaton:
+    """The automaton over a model's tokens of a constraint, as vLLM's key of it has it.
+
+    Raises:
+        ValueError: see `pattern_of` and `automaton_of`.
+    """
+    found = _compiled(kind, specification, tokens)
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
+
+
+def _size(found: TokenAutomaton | str) -> int:
+    # Beside its moves an automaton has a class for each token.
+    return 1000 if isinstance(found, str) else len(found.moves) + len(found.class_of)
+
+
+@cached(LRUCache(MAX_CACHED, _size), lock=Lock())
+def _compiled(kind: StructuredOutputOptions, specification: str, tokens: ModelTokens) -> TokenAutomaton | str:
+    """The automaton, or why there is none: what is refused is not compiled a second time either."""
+    try:
+        return automaton_of(pattern_of(kind, specification), tokens)
+    except (ValueError, TypeError) as error:
+        return str(error)
+
+
 def pattern_of(kind: StructuredOutputOptions, specification: str) -> str:
-    """The regular expression of a constraint, as vLLM's key of it has it.
+    """The regular expression of a constraint.
 
     Raises:
         ValueError: the JSON schema, or the kind of constraint, cannot be written as one.
@@ -74,12 +102,11 @@ def pattern_of(kind: StructuredOutputOptions, specification: str) -> str:
             raise ValueError("only a regex, a choice and a JSON schema are regular")
 
 
-@lru_cache(maxsize=32)
 def automaton_of(pattern: str, tokens: ModelTokens) -> TokenAutomaton:
     """The automaton over a model's tokens of the strings that a regular expression matches whole.
 
     Raises:
-        ValueError: see `over_bytes`; or there are too many moves.
+        ValueError: see `over_bytes` and `over_tokens`; or there are too many moves.
     """
     automaton = over_tokens(over_bytes(pattern), tokens.spelling, tokens.end_ids)
     if len(automaton.moves) > MAX_MOVES:
@@ -120,7 +147,7 @@ class CanvasBackend(StructuredOutputBackend):
     def compile_grammar(
         self, request_type: StructuredOutputOptions, grammar_spec: str, stop_token_ids: set[int] | None = None
     ) -> CanvasGrammar:
-        return CanvasGrammar(automaton_of(pattern_of(request_type, grammar_spec), model_tokens(self.vllm_config)))
+        return CanvasGrammar(compiled(request_type, grammar_spec, model_tokens(self.vllm_config)))
 
     def allocate_token_bitmask(self, max_num_seqs: int):
         raise AssertionError("our scheduler asks for no masks")

@@ -1,66 +1,290 @@
-"""From a regular expression to an automaton over bytes, by the engine that vLLM's outlines backend compiles with.
+"""From a regular expression to an automaton over bytes, within a budget that says what is too much.
 
-That backend's own index, over a model's tokens, cannot stand in for it: it loses strings in which a shorter one of the
-grammar goes on (of `a(bc)?` it never accepts "abc" spelled a, b, c), and for a large vocabulary it takes seconds and
-hundreds of MB. An index over single bytes takes milliseconds, and loses nothing once every string ends alike.
+What vLLM compiles with, outlines, has no such bound: behind a pattern it gives up waiting for, a thread goes on, and
+takes all the memory there is. Nor can its index stand in for the automaton: it loses strings in which a shorter one of
+the grammar goes on. So Python's own parser reads the pattern, and `re` says what its character classes hold:
+
+    pattern -> tree of `re` -> NFA over the bytes of UTF-8 -> DFA -> TokenAutomaton
 """
 
 import re
+import sys
+from collections.abc import Iterable
 from functools import lru_cache
+from re import _constants as ops  # type: ignore[attr-defined]
+from re import _parser  # type: ignore[attr-defined]
+from typing import Any
 
-import outlines_core
+import numpy as np
 
-from vllm_infogain.engine.compat import compile_regex_with_timeout
-from vllm_infogain.sampling.automaton import TokenAutomaton
+from vllm_infogain.sampling.automaton import TokenAutomaton, pack
 
-# Behind every string. A search prefers some matches to others and drops the rest; where all strings end alike, and end
-# nowhere else, there is nothing to drop. No text holds this code point: Unicode reserves it.
-SENTINEL = "\U0010ffff"
-BYTES, SENTINEL_ID, EOS_ID = 256, 256, 257
-MAX_REPEATS = 1000  # of a part, where they are counted; what is compiled grows with them
-MAX_INDEX_BYTES = 4 << 20  # some 700,000 transitions, which take about a second to read
+MAX_STEPS = 1 << 20  # edges and states gone through, of both automata; half a second
+FLAGS = re.IGNORECASE | re.DOTALL | re.ASCII  # of those that say which characters match
+
+Ranges = tuple[tuple[int, int], ...]  # of code points: first and last, disjoint, ascending
+# How the rest of a character is spelled: (first byte, last byte, what then follows); () at its end.
+Tree = tuple[tuple[int, int, Any], ...]
 
 
 def whole(pattern: str) -> str:
-    """A pattern without anchors at its ends. They say what holds anyway, and would keep the sentinel out.
+    """A pattern without anchors at its ends, which say what holds anyway.
 
     Raises:
         ValueError: no regular expression by itself, though it may be one between others.
     """
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r}: {error}") from None
+    _parse(pattern)
     return re.sub(r"(?<!\\)((\\\\)*)\$$", r"\1", pattern.removeprefix("^"))
 
 
-@lru_cache(maxsize=128)
 def over_bytes(pattern: str) -> TokenAutomaton:
     """The automaton, over a vocabulary of 256, of the strings that a regular expression matches whole.
 
     Raises:
-        ValueError: the pattern is invalid, uses what no finite automaton can, or takes too long or too much to compile.
+        ValueError: the pattern is invalid, uses what no finite automaton can, or takes too much to compile.
     """
-    for count in re.findall(r"\{\d*,?(\d+)\}", pattern):
-        if int(count) > MAX_REPEATS:
-            raise ValueError(f"a part may be repeated {count} times; at most {MAX_REPEATS} are served")
-    texts = {bytes([byte]): [byte] for byte in range(BYTES)} | {SENTINEL.encode(): [SENTINEL_ID]}
-    vocabulary = outlines_core.Vocabulary(EOS_ID, texts)
+    nfa = Nfa()
+    return nfa.determined(nfa.read(pattern, 0))
+
+
+def _parse(pattern: str):
     try:
-        index = compile_regex_with_timeout(
-            lambda ended: outlines_core.Index(ended, vocabulary), f"(?:{pattern}){SENTINEL}"
+        return _parser.parse(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{pattern[:200]!r}: {error}") from None
+
+
+class Nfa:
+    """States joined by bytes, or by nothing; it starts in state 0."""
+
+    def __init__(self) -> None:
+        self.edges: list[list[tuple[int, int, int]]] = [[]]  # by state: first byte, last byte, next state
+        self.free: list[list[int]] = [[]]  # by state: the states it is as good as
+        self.steps = 0
+
+    def spend(self, steps: int) -> None:
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise ValueError(f"takes more than {MAX_STEPS} steps to compile; give one that repeats less")
+
+    def state(self) -> int:
+        self.spend(2)
+        self.edges.append([])
+        self.free.append([])
+        return len(self.edges) - 1
+
+    # From the tree of a pattern.
+
+    def read(self, pattern: str, at: int) -> int:
+        """Add what a pattern matches, from a state on; returns the state it ends in.
+
+        Raises:
+            ValueError: see `over_bytes`.
+        """
+        parsed = _parse(pattern)
+        try:
+            return self._add(parsed, parsed.state.flags, at)
+        except RecursionError:
+            raise ValueError(f"{pattern[:200]!r} is nested too deeply") from None
+
+    def _add(self, parts: Iterable, flags: int, at: int) -> int:
+        """The same of parts of a pattern, one after the other."""
+        for kind, value in parts:
+            self.spend(1)
+            if kind in (ops.LITERAL, ops.NOT_LITERAL, ops.ANY, ops.IN):
+                end = self.state()
+                items = tuple(value) if kind is ops.IN else ((kind, value),)
+                self._spell(_tree(_characters(items, flags & FLAGS)), at, end, {})
+                at = end
+            elif kind is ops.SUBPATTERN:
+                _, added, removed, inner = value
+                at = self._add(inner, (flags | added) & ~removed, at)
+            elif kind is ops.BRANCH:
+                end = self.state()
+                for branch in value[1]:
+                    self.free[self._add(branch, flags, at)].append(end)
+                at = end
+            elif kind in (ops.MAX_REPEAT, ops.MIN_REPEAT):
+                at = self._repeat(value, flags, at)
+            else:
+                raise ValueError(f"{str(kind).lower()} is in it, which no finite automaton can follow")
+        return at
+
+    def _repeat(self, repeated: tuple[int, int, Iterable], flags: int, at: int) -> int:
+        least, most, inner = repeated
+        for _ in range(least):
+            self.spend(1)
+            at = self._add(inner, flags, at)
+        end = self.state()
+        if most is ops.MAXREPEAT:
+            self.free[at].append(end)
+            self.free[self._add(inner, flags, end)].append(end)
+            return end
+        for _ in range(most - least):
+            self.spend(1)
+            self.free[at].append(end)
+            at = self._add(inner, flags, at)
+        self.free[at].append(end)
+        return end
+
+    def _spell(self, tree: Tree, at: int, end: int, state_of: dict[int, int]) -> None:
+        self.spend(4 * len(tree))
+        for low, high, rest in tree:
+            to = end if not rest else state_of.get(id(rest))
+            if to is None:
+                to = state_of[id(rest)] = self.state()
+                self._spell(rest, to, end, state_of)
+            self.edges[at].append((low, high, to))
+
+    # To a deterministic one.
+
+    def determined(self, final: int) -> TokenAutomaton:
+        starts = {byte for edges in self.edges for low, high, _ in edges for byte in (low, high + 1)}
+        class_of = np.array([byte in starts for byte in range(256)]).cumsum()  # bytes that no edge tells apart
+        lowest = [*class_of.tolist(), class_of[-1] + 1]
+        edges = [[(lowest[low], lowest[high] + 1, to) for low, high, to in of_state] for of_state in self.edges]
+        first = self._closed({0}, final)
+        number, waiting = {first: 0}, [first]
+        known: dict[frozenset[int], int] = {}  # the number of what a set of states stands for
+        source, target, by = [], [], []
+        for states in waiting:
+            then: dict[int, set[int]] = {}
+            for state in states:
+                for low, high, to in edges[state]:
+                    self.spend(high - low)
+                    for symbol in range(low, high):
+                        then.setdefault(symbol, set()).add(to)
+            for symbol, reached in then.items():
+                key = frozenset(reached)
+                if key not in known:
+                    closed = self._closed(reached, final)
+                    if closed not in number:
+                        number[closed] = len(waiting)
+                        waiting.append(closed)
+                    known[key] = number[closed]
+                source.append(number[states])
+                target.append(known[key])
+                by.append(symbol)
+        ends = np.array([final in states for states in waiting])
+        return TokenAutomaton.from_moves(
+            pack(np.array(source, int), np.array(target, int)), np.array(by, int), class_of, 0, ends
         )
-    except ValueError as error:
-        if "vocabulary" not in str(error):
-            raise
-        raise ValueError(f"{pattern[:200]!r} has a part that nothing matches, such as an anchor inside") from None
-    size = len(index.__reduce__()[1][0])
-    if size > MAX_INDEX_BYTES:
-        raise ValueError(f"its automaton over bytes takes {size} bytes; at most {MAX_INDEX_BYTES} are served")
-    transitions, ended = index.get_transitions(), index.get_final_states()
-    return TokenAutomaton.from_transitions(
-        {state: {byte: to for byte, to in row.items() if byte < BYTES} for state, row in transitions.items()},
-        index.get_initial_state(),
-        {state for state, row in transitions.items() if row.get(SENTINEL_ID) in ended},
-        BYTES,
-    )
+
+    def _closed(self, states: Iterable[int], final: int) -> frozenset[int]:
+        """Those that read a byte, or are final, of states and all they are as good as."""
+        found = set(states)
+        waiting = list(found)
+        while waiting:
+            new = set(self.free[waiting.pop()]) - found
+            found |= new
+            waiting += new
+        self.spend(len(found))
+        return frozenset(state for state in found if self.edges[state] or state == final)
+
+
+# Characters.
+
+CATEGORIES = {
+    ops.CATEGORY_DIGIT: r"\d", ops.CATEGORY_NOT_DIGIT: r"\D", ops.CATEGORY_SPACE: r"\s", ops.CATEGORY_NOT_SPACE: r"\S",
+    ops.CATEGORY_WORD: r"\w", ops.CATEGORY_NOT_WORD: r"\W",
+}  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _characters(items: tuple, flags: int) -> Ranges:
+    """Of one place in a pattern: literals, ranges and categories, or all but these."""
+    if items[0][0] is ops.ANY:
+        return _complement([] if flags & re.DOTALL else [(10, 10)])
+    negated = items[0][0] in (ops.NEGATE, ops.NOT_LITERAL)
+    ranges: list[tuple[int, int]] = []
+    text = ""  # the same, in a form that `re` reads
+    for kind, value in items:
+        if kind is ops.CATEGORY:
+            ranges += _matched(CATEGORIES[value], flags & re.ASCII)
+            text += CATEGORIES[value]
+        elif kind is not ops.NEGATE:
+            low, high = value if kind is ops.RANGE else (value, value)
+            ranges.append((low, high))
+            text += f"\\U{low:08x}-\\U{high:08x}"
+    found = _complement(ranges) if negated else _union(ranges)
+    if flags & re.IGNORECASE:
+        cased = _cased()
+        others = _complement([*_complement(found), *((ord(character), ord(character)) for character in cased)])
+        found = _union([*others, *_matched(f"[{'^' * negated}{text}]", flags & ~re.DOTALL, cased)])
+    return found
+
+
+def _matched(pattern: str, flags: int, characters: str | None = None) -> Ranges:
+    """The characters, of all or of some, that a pattern of one matches."""
+    found = re.finditer(f"{pattern}+", characters or _everything(), flags)
+    if characters is None:
+        return tuple((ord(run[0][0]), ord(run[0][-1])) for run in found)
+    return tuple((ord(character), ord(character)) for run in found for character in run[0])
+
+
+@lru_cache(maxsize=1)
+def _everything() -> str:
+    return "".join(map(chr, range(sys.maxunicode + 1)))
+
+
+@lru_cache(maxsize=1)
+def _cased() -> str:
+    """Characters that are another one in some case; to all others case means nothing."""
+    return "".join(c for c in _everything() if not c == c.lower() == c.upper() == c.casefold())
+
+
+def _union(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    joined: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if joined and low <= joined[-1][1] + 1:
+            joined[-1] = joined[-1][0], max(joined[-1][1], high)
+        else:
+            joined.append((low, high))
+    return tuple(joined)
+
+
+def _complement(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    joined = _union(ranges)
+    lows, highs = [0, *(high + 1 for _, high in joined)], [*(low - 1 for low, _ in joined), sys.maxunicode]
+    return tuple((low, high) for low, high in zip(lows, highs, strict=True) if low <= high)
+
+
+# UTF-8.
+
+# First and last code point of each length, its first byte, and the bytes that follow.
+LENGTHS = ((0, 0x7F, 0, 0), (0x80, 0x7FF, 0xC0, 1), (0x800, 0xD7FF, 0xE0, 2), (0xE000, 0xFFFF, 0xE0, 2),
+           (0x10000, sys.maxunicode, 0xF0, 3))  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _tree(ranges: Ranges) -> Tree:
+    """How characters are spelled. What goes on alike is one object."""
+    nodes: dict[tuple[int, Ranges], Tree] = {}
+    tree: Tree = ()
+    for first, last, byte, more in LENGTHS:
+        own = tuple((max(low, first), min(high, last)) for low, high in ranges if low <= last and high >= first)
+        tree += _branches(own, byte, more, nodes)
+    return tree
+
+
+def _branches(ranges: Ranges, byte: int, more: int, nodes: dict[tuple[int, Ranges], Tree]) -> Tree:
+    """Of numbers spelled by a byte, that counts from `byte`, and `more` bytes of six bits each."""
+    size = 64**more
+    within: dict[int, list[tuple[int, int]]] = {}  # by first byte
+    for low, high in ranges:
+        for lead in range(low // size, high // size + 1):
+            start = lead * size
+            within.setdefault(lead, []).append((max(low - start, 0), min(high - start, size - 1)))
+    branches: list[tuple[int, int, Any]] = []
+    for lead, parts in within.items():
+        rest: Tree = ()
+        if more:
+            key = more, tuple(parts)
+            if key not in nodes:
+                nodes[key] = _branches(key[1], 0x80, more - 1, nodes)
+            rest = nodes[key]
+        if branches and branches[-1][2] is rest and branches[-1][1] == byte + lead - 1:
+            branches[-1] = branches[-1][0], byte + lead, rest
+        else:
+            branches.append((byte + lead, byte + lead, rest))
+    return tuple(branches)

@@ -1,20 +1,25 @@
-"""From a JSON schema to a regular expression, by outlines; what that would pass over without a word is refused."""
+"""From a JSON schema to a regular expression, by outlines; what that would pass over without a word is refused.
+
+Outlines gets no schema as it is given, but one that says the same in what outlines holds to: references replaced by
+what they name, since it writes `{}` for what lies more than three references deep.
+"""
 
 import json
+import re
 from typing import Any
+from urllib.parse import unquote
 
 from outlines_core.json_schema import build_regex_from_schema
 
-from vllm_infogain.engine.regular import over_bytes, whole
-from vllm_infogain.sampling.automaton import NEVER
+from vllm_infogain.engine.regular import Nfa, whole
 
 # Say nothing of what is valid, or are looked up by `$ref`.
 ANNOTATIONS = frozenset({
     "$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default", "examples", "deprecated",
     "readOnly", "writeOnly",
 })  # fmt: skip
-# Outlines reads a schema by the first of these keywords that it has, and with it the others of its row only. Of an
-# object with `properties` it writes no others, of an array with `prefixItems` no further items: as valid as any.
+# A schema is read by the first of these keywords that it has, and with it the others of its row only. Of an object
+# with `properties` no others are written, of an array with `prefixItems` no further items: as valid as any.
 READ_WITH = {
     "properties": {"type", "required", "additionalProperties"},
     "allOf": set(),
@@ -29,7 +34,16 @@ READ_WITH_TYPE = {
     "array": {"items", "minItems", "maxItems"},
     "object": {"additionalProperties", "minProperties", "maxProperties"},
 }
-MAX_PATTERNS = 16  # each is compiled by itself
+# Of what type is what these write, in an example.
+WRITTEN: dict[str | None, Any] = {"properties": {}, "prefixItems": [], "enum": None, "const": None}
+COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "string": str, "number": (int, float), "integer": int, "boolean": bool, "null": type(None), "object": dict,
+    "array": list,
+}  # fmt: skip
+MAX_PARTS = 1000  # a few references can name each other's parts more often than there is memory for
+MAX_DEPTH = 50
+MAX_EXPRESSION = 1 << 16  # characters; where no property is required, outlines writes out who may come first
 # In a JSON string only as parts of escapes, which a pattern knows nothing of.
 NEVER_IN_STRINGS = frozenset({*range(0x20), ord('"'), ord("\\")})
 
@@ -40,15 +54,86 @@ def schema_pattern(specification: str) -> str:
     Raises:
         ValueError: the schema is invalid, or says what the expression would not hold to.
     """
-    if (patterns := specification.count('"pattern"')) > MAX_PATTERNS:
-        raise ValueError(f"it has {patterns} patterns; at most {MAX_PATTERNS} are served")
-    schema = json.loads(specification)
-    _check(schema)
-    return build_regex_from_schema(json.dumps(schema))
+    root = json.loads(specification)
+    served = _Served(root).part(root)
+    if _length(served) > MAX_EXPRESSION:
+        raise ValueError(f"its expression has more than {MAX_EXPRESSION} characters; name properties as required")
+    return build_regex_from_schema(json.dumps(served))
 
 
-def _check(schema: Any) -> None:
-    """Of a schema and its parts; makes each pattern one that stands by itself between quotes."""
+class _Served:
+    """A schema's parts as outlines is to read them."""
+
+    def __init__(self, root: Any) -> None:
+        self.root = root
+        self.parts = 0
+        self.patterns = Nfa()  # all of them in one, so that one budget bounds them
+
+    def part(self, schema: Any, depth: int = 0, references: tuple[str, ...] = ()) -> dict[str, Any]:
+        """One part, `depth` parts deep, with all that it holds; it was reached by references."""
+        self.parts += 1
+        if self.parts > MAX_PARTS or depth > MAX_DEPTH:
+            raise ValueError(f"its parts, with its references', are more than {MAX_PARTS}, or {MAX_DEPTH} deep")
+        form = _check_keywords(schema)
+        if form == "$ref":
+            reference = schema["$ref"]
+            if reference in references:
+                raise ValueError(f"{reference!r} is in itself, a recursion without end; write out how deep it may be")
+            return self.part(self._found(reference), depth + 1, (*references, reference))
+        if form in ("pattern", "format"):
+            return {"type": "string", "pattern": self._pattern(schema, form)}
+        served = {key: value for key, value in schema.items() if key not in ANNOTATIONS}
+        if form == "properties":
+            names = {name: _inside_quotes(name) for name in _of(dict, served, form)}
+            required = _of(list, served, "required") if "required" in served else []
+            if absent := [name for name in required if name not in names]:
+                raise ValueError(f"{absent} of 'required' must be among 'properties'")
+            parts = {names[name]: self.part(part, depth + 1, references) for name, part in served[form].items()}
+            served = {"type": "object", form: parts, "required": [names[name] for name in required]}
+        elif form in ("allOf", "anyOf", "prefixItems"):
+            served[form] = [self.part(part, depth + 1, references) for part in _of(list, served, form)]
+        elif form is None:
+            for keyword in served.keys() & {"items", "additionalProperties"}:
+                served[keyword] = self.part(served[keyword], depth + 1, references)
+        else:
+            served = {form: _written(served[form])}
+        return served
+
+    def _found(self, reference: Any) -> Any:
+        """The part that a reference names."""
+        found = self.root
+        try:
+            first, *steps = reference.split("/")
+            for step in steps:
+                step = unquote(step).replace("~1", "/").replace("~0", "~")
+                found = found[int(step) if isinstance(found, list) else step]
+        except (AttributeError, TypeError, LookupError, ValueError):
+            first = None
+        if first != "#":
+            raise ValueError(f"reference {reference!r} names no part of the schema; give one such as '#/$defs/name'")
+        return found
+
+    def _pattern(self, schema: dict[str, Any], form: str) -> str:
+        """A text that ends its JSON string early, or begins an escape, would not be JSON."""
+        if form == "pattern":
+            text = whole(_of(str, schema, form))
+        else:
+            text = build_regex_from_schema(json.dumps({"type": "string", "format": schema[form]}))[1:-1]
+        # As in JSON schemas, digits and letters are those of ASCII.
+        text = f"(?a:{text})"
+        start = self.patterns.state()
+        self.patterns.read(text, start)
+        read = {(low, high) for edges in self.patterns.edges[start:] for low, high, _ in edges}
+        if any(low <= byte <= high for low, high in read for byte in NEVER_IN_STRINGS):
+            raise ValueError(
+                f"{form} {schema[form]!r} lets quotes, backslashes or control characters into a JSON string; exclude "
+                'them, as [^"\\\\\\x00-\\x1f] does'
+            )
+        return text
+
+
+def _check_keywords(schema: Any) -> str | None:
+    """Refuse what a part says and outlines would not hold to; returns what it is read by, None for its type alone."""
     if not isinstance(schema, dict):
         raise ValueError(f"{json.dumps(schema)} is no schema that is served; write it as an object")
     form = next((keyword for keyword in READ_WITH if keyword in schema), None)
@@ -63,33 +148,57 @@ def _check(schema: Any) -> None:
         read = {"type", *(READ_WITH_TYPE.get(kind, ()) if isinstance(kind, str) else ())}
     for keyword in schema.keys() - ANNOTATIONS - read:
         raise ValueError(f"{keyword!r}{f' beside {form!r}' if form else ''} is not served; leave it out")
-    if form in ("pattern", "format"):
-        _check_text(schema, form)
-    if len(schema.get("allOf", ())) > 1:
+    for keyword in COUNTS & schema.keys():
+        if isinstance(schema[keyword], bool) or not isinstance(schema[keyword], int) or schema[keyword] < 0:
+            raise ValueError(f"{keyword!r} is {schema[keyword]!r}; give a whole number of 0 or more")
+    if schema.get("minProperties", 0) > 1:
+        raise ValueError("'minProperties' above 1 is not served: names may repeat; name the properties")
+    if kind == [] or (form in ("allOf", "anyOf", "enum") and not _of(list, schema, form)):
+        raise ValueError(f"{form or 'type'!r} is empty, which nothing is valid by")
+    if form == "allOf" and len(schema[form]) > 1:
         raise ValueError("'allOf' of several schemas is not served; write them as one")
-    if absent := set(schema.get("required", ())) - schema.get("properties", {}).keys():
-        raise ValueError(f"{sorted(absent)} of 'required' must be among 'properties'")
-    for keyword in ("properties", "$defs", "definitions"):
-        for part in schema.get(keyword, {}).values():
-            _check(part)
+    if kind is not None and form in WRITTEN:
+        kinds = kind if isinstance(kind, list) else [kind]
+        values = schema["enum"] if form == "enum" else [schema["const"]] if form == "const" else [WRITTEN[form]]
+        for value in values:
+            if not any(_is_of(value, one) for one in kinds):
+                raise ValueError(f"'type' {kind!r} does not go with {form!r}, of which it excludes {value!r}")
+    return form
+
+
+def _written(value: Any) -> Any:
+    """A constant: outlines writes the names in it, and only these, as they are, as part of the expression."""
+    if isinstance(value, dict):
+        return {re.escape(_inside_quotes(name)): _written(inner) for name, inner in value.items()}
+    return [_written(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _inside_quotes(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _of(kind: type, schema: dict[str, Any], keyword: str) -> Any:
+    if not isinstance(schema[keyword], kind):
+        raise ValueError(f"{keyword!r} is {schema[keyword]!r}, no {kind.__name__}")
+    return schema[keyword]
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if kind == "integer" and isinstance(value, float):
+        return value.is_integer()
+    is_boolean = isinstance(value, bool)
+    return isinstance(kind, str) and isinstance(value, TYPES.get(kind, ())) and is_boolean == (kind == "boolean")
+
+
+def _length(served: dict[str, Any]) -> int:
+    """Characters of the expression that outlines makes of a part, or more."""
+    if "properties" in served:
+        lengths = [len(name) + 40 + _length(part) for name, part in served["properties"].items()]
+        # Where none is required, each may be the last, and all before it may or may not be there.
+        return sum(lengths if served["required"] else (nth * own for nth, own in enumerate(reversed(lengths), 1)))
     for keyword in ("allOf", "anyOf", "prefixItems"):
-        for part in schema.get(keyword, ()):
-            _check(part)
-    if form is None:
-        for keyword in ("items", "additionalProperties"):
-            if keyword in schema:
-                _check(schema[keyword])
-
-
-def _check_text(schema: dict[str, Any], form: str) -> None:
-    """A text that ends its JSON string early, or begins an escape, would not be JSON."""
-    if form == "pattern":
-        text = schema["pattern"] = f"(?:{whole(schema['pattern'])})"
-    else:
-        text = build_regex_from_schema(json.dumps({"type": "string", "format": schema["format"]}))[1:-1]
-    automaton = over_bytes(text)
-    if any(automaton.class_of[byte] != NEVER for byte in NEVER_IN_STRINGS):
-        raise ValueError(
-            f"{form} {schema[form]!r} lets quotes, backslashes or control characters into a JSON string; exclude them, "
-            'as [^"\\\\\\x00-\\x1f] does'
-        )
+        if keyword in served:
+            return sum(map(_length, served[keyword]))
+    inner = [_length(served[keyword]) for keyword in ("items", "additionalProperties") if keyword in served]
+    plain = {key: value for key, value in served.items() if key not in ("items", "additionalProperties")}
+    return sum(2 * one + 200 for one in inner) or len(build_regex_from_schema(json.dumps(plain)))

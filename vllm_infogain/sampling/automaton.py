@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -44,7 +46,7 @@ class TokenAutomaton:
 
     def __reduce__(self):
         # Without what is derived.
-        return TokenAutomaton, (self.moves, self.first, self.class_of, self.start, self.final)
+        return _restored, (self.moves, self.first, self.class_of, self.start, self.final)
 
     @property
     def classes(self) -> int:
@@ -121,6 +123,31 @@ class TokenAutomaton:
     @cached_property
     def reach(self) -> Reach:
         return Reach(self)
+
+    @cached_property
+    def shortest(self) -> int | None:
+        """The least number of tokens that spell a string of the grammar; None: no tokens spell any."""
+        bounds = np.searchsorted(self.reach.source, np.arange(len(self.final) + 1))
+        seen = np.zeros(len(self.final), dtype=bool)
+        newest, length = np.array([self.start]), 0
+        while len(newest):
+            if self.final[newest].any():
+                return length
+            seen[newest] = True
+            ahead = np.concatenate([self.reach.target[bounds[state] : bounds[state + 1]] for state in newest.tolist()])
+            newest, length = np.unique(ahead[~seen[ahead]]), length + 1
+        return None
+
+
+_restored_ones: WeakValueDictionary[bytes, TokenAutomaton] = WeakValueDictionary()
+
+
+def _restored(*fields) -> TokenAutomaton:
+    """Another process's automaton; one object, with what is derived from it, for all requests with the same grammar."""
+    digest = blake2b()
+    for field in map(np.asarray, fields):
+        digest.update(f"{field.shape}{field.dtype}".encode() + field.tobytes())
+    return _restored_ones.setdefault(digest.digest(), TokenAutomaton(*fields))
 
 
 def _useful(pairs: np.ndarray, start: int, final: np.ndarray) -> np.ndarray:
@@ -255,18 +282,3 @@ def is_completable(automaton: TokenAutomaton, canvas: np.ndarray, mask_id: int) 
     """Whether the masks of a canvas [length] can be filled so that it fits."""
     reached = automaton.reach.forward(canvas[None], mask_id)[-1] != 0
     return bool((reached & automaton.final).any())
-
-
-def shortest(automaton: TokenAutomaton) -> int | None:
-    """The least number of tokens that spell a string of the grammar; None: no tokens spell any."""
-    reach, reached = automaton.reach, np.zeros(len(automaton.final), dtype=bool)
-    reached[automaton.start] = True
-    for length in range(len(reached)):
-        if (reached & automaton.final).any():
-            return length
-        more = reached.copy()
-        more[reach.target[reached[reach.source]]] = True
-        if (more == reached).all():
-            break
-        reached = more
-    return None

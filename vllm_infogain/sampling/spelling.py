@@ -10,6 +10,9 @@ import numpy as np
 from vllm_infogain.sampling.automaton import NEVER, TokenAutomaton, pack, sources, targets
 
 NOWHERE = -1
+MAX_MOVES = 1 << 22  # of all beginnings, 8 bytes each, with one more for each byte that may follow
+MAX_READ = 1 << 25  # moves gone through, half a second
+AT_ONCE = 1 << 20  # moves gone through at once
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ def over_tokens(of_bytes: TokenAutomaton, spelling: Spelling, end_ids: Collectio
 
     Byte by byte, for all tokens at once. Where two beginnings lead alike from every state, so do all their
     continuations: only as much is computed as there are different beginnings, of 150,000 tokens some thousand at most.
+
+    Raises:
+        ValueError: there are too many moves, however few there may be of whole tokens.
     """
     states, classes = np.arange(len(of_bytes.final)), of_bytes.classes
     step = np.full((classes, len(states)), NOWHERE, dtype=np.int64)
@@ -46,6 +52,7 @@ def over_tokens(of_bytes: TokenAutomaton, spelling: Spelling, end_ids: Collectio
     columns = [np.empty(0, dtype=np.int64), pack(states, states)]  # the moves of each beginning: none; all stay
     number = {column.tobytes(): index for index, column in enumerate(columns)}
     beginning = np.ones(len(spelling.ids), dtype=np.int64)  # [tokens] the column of what was read of each
+    read, kept = 0, len(states)
     for letters in spelling.bytes_at:
         longer = slice(len(letters))
         extended = beginning[longer] * classes + of_bytes.class_of[letters]  # a beginning and one more byte
@@ -53,10 +60,16 @@ def over_tokens(of_bytes: TokenAutomaton, spelling: Spelling, end_ids: Collectio
         is_new[extended] = True
         leads_to = np.zeros(len(is_new), dtype=np.int64)
         different = np.flatnonzero(is_new)
-        for index, column in zip(different.tolist(), _extend(columns, step, different), strict=True):
-            leads_to[index] = number.setdefault(column.tobytes(), len(columns))
-            if leads_to[index] == len(columns):
-                columns.append(column)
+        sizes = np.array([len(column) for column in columns])[different // classes].cumsum()
+        read += int(sizes[-1])
+        for part in np.split(different, np.flatnonzero(np.diff(sizes // AT_ONCE)) + 1):
+            _bound(MAX_READ, read)
+            for index, column in zip(part.tolist(), _extend(columns, step, part), strict=True):
+                leads_to[index] = number.setdefault(column.tobytes(), len(columns))
+                if leads_to[index] == len(columns):
+                    columns.append(column)
+                    kept += len(column) + classes
+            _bound(MAX_MOVES, kept)
         beginning[longer] = leads_to[extended]
     class_of = np.full(spelling.vocab, NEVER, dtype=np.int64)
     class_of[spelling.ids] = beginning
@@ -64,6 +77,11 @@ def over_tokens(of_bytes: TokenAutomaton, spelling: Spelling, end_ids: Collectio
     by = np.repeat(np.arange(len(used)), [len(columns[index]) for index in used])
     moves = np.concatenate([columns[index] for index in used])
     return TokenAutomaton.from_moves(moves, by, class_of, of_bytes.start, of_bytes.final, end_ids)
+
+
+def _bound(most: int, moves: int) -> None:
+    if moves > most:
+        raise ValueError(f"its automaton over tokens takes more than {most} moves to make; give a simpler one")
 
 
 def _extend(columns: list[np.ndarray], step: np.ndarray, extended: np.ndarray) -> list[np.ndarray]:
