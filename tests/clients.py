@@ -83,7 +83,8 @@ def metrics(url: str) -> dict[str, float]:
 
 
 HELD = (
-    "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "infogain:scratch_pages"
+    "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:num_requests_waiting_by_reason",
+    "vllm:kv_cache_usage_perc", "infogain:scratch_pages",
 )  # fmt: skip
 
 
@@ -91,9 +92,8 @@ def wait_until_idle(url: str, seconds: float = 30) -> None:
     """Wait until no request runs or waits and every KV page is free, those lent to candidates too."""
     deadline = time.monotonic() + seconds
     while True:
-        now = metrics(url)
-        held = {name: now[name] for name in HELD}
-        if not any(held.values()):
+        held = [(name, dict(labels), value) for (name, labels), value in scrape(url).items() if name in HELD and value]
+        if not held:
             return
         assert time.monotonic() < deadline, f"the server does not come to rest: {held}"
         time.sleep(0.2)

@@ -11,7 +11,7 @@ import numpy as np
 from vllm_infogain.constraints import Constraints
 from vllm_infogain.engine.compat import SamplingParams, VllmConfig, VLLMValidationError, cdiv
 from vllm_infogain.infill import check_infill, initial_canvas, stops_from
-from vllm_infogain.params import DecodingParams, parse_params
+from vllm_infogain.params import MAX_SEQUENCES, DecodingParams, parse_params
 from vllm_infogain.sampling.frequencies import load_log_frequencies
 from vllm_infogain.settings import parse_settings
 from vllm_infogain.structured import check_structured_outputs
@@ -135,6 +135,7 @@ def check_request(
     lora_request: Any = None,
     requested_canvas: int | None = None,
     is_resumable: bool = False,
+    priority: int = 0,
 ) -> None:
     """Refuse a request that cannot be served as asked.
 
@@ -145,6 +146,7 @@ def check_request(
         lora_request: the adapter asked for, if any.
         requested_canvas: the client's own max_tokens, where the HTTP layer may have cut it down.
         is_resumable: more of the prompt is to come later.
+        priority: over other requests.
 
     Raises:
         RequestError (a ValueError; HTTP 400): names the parameter, its value and the remedy.
@@ -165,12 +167,15 @@ def check_request(
         check_structured_outputs(params, initial_canvas(decoding, mask_id), vllm_config)
         _check_rows(params.n, decoding, len(prompt or ()), vllm_config)
         _check_kept_states(decoding, decoding.length(len(prompt or ())), vllm_config)
+        _check_klass(decoding, vllm_config)
         if requested_canvas and params.max_tokens and requested_canvas > params.max_tokens:
             raise ParameterError(
                 "max_tokens", requested_canvas, f"this server's limit is {params.max_tokens}; give at most that"
             )
         if is_resumable:
             raise ParameterError("resumable", True, "a prompt cannot be streamed in; give it whole")
+        if priority:
+            raise ParameterError("priority", priority, "requests are served in the order they come; leave it out")
 
 
 def _check_prompt(prompt: Sequence[int] | None, canvas: int, suffix: int, vllm_config: VllmConfig) -> None:
@@ -194,6 +199,8 @@ def _check_prompt(prompt: Sequence[int] | None, canvas: int, suffix: int, vllm_c
 def _check_rows(samples: int, params: DecodingParams, prompt_length: int, vllm_config: VllmConfig) -> None:
     """No single request may take the server down: what its candidates hold at once grows with rows."""
     limit = parse_settings(vllm_config.additional_config)[0].request_rows
+    if samples > MAX_SEQUENCES:
+        raise ParameterError("n", samples, f"give at most {MAX_SEQUENCES}; for more samples send more requests")
     window = min(params.window(prompt_length), params.length(prompt_length))
     rows = samples * params.most_sequences * window
     if rows > limit:
@@ -216,6 +223,24 @@ def _check_kept_states(params: DecodingParams, length: int, vllm_config: VllmCon
             name, params.contexts,
             f"with cache={params.cache!r} it keeps so many copies of {length} positions, and the KV pool holds "
             f"{pages * cache.block_size} positions in all; give fewer, or cache='none'",
+        )  # fmt: skip
+
+
+def klass_mib(params: DecodingParams, vllm_config: VllmConfig) -> float:
+    """What the worker keeps for a request of KLASS from step to step: log-probabilities of a block, fp32."""
+    if params.sampler != "klass":
+        return 0.0
+    positions = min(params.block_length or params.canvas_length, params.canvas_length)
+    return positions * vllm_config.model_config.get_vocab_size() / (1 << 18)
+
+
+def _check_klass(params: DecodingParams, vllm_config: VllmConfig) -> None:
+    limit, needed = parse_settings(vllm_config.additional_config)[0].klass_mib, klass_mib(params, vllm_config)
+    if needed > limit:
+        raise ParameterError(
+            "block_length", params.block_length,
+            f"sampler='klass' keeps the log-probabilities of a block, here {needed:.0f} MiB, and this server's "
+            f"klass_mib is {limit}; give a shorter block_length",
         )  # fmt: skip
 
 

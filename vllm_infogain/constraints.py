@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from vllm_infogain.values import ParameterError
 
 MOST_BIAS = 1e4
+# Tokens in logit_bias or stop_token_ids: with 10^5 of them a request takes some 20 MB of each process while it waits.
+MOST_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,23 @@ class Constraints:
         Raises:
             ParameterError: naming the constraint, its value and the remedy.
         """
-        left = set(self.allowed_ids or range(vocab)) - {mask_id, *self.banned_ids}
+        for name, size in (("logit_bias", len(self.logit_bias)), ("stop_token_ids", len(stop_ids))):
+            if size > MOST_TOKENS:
+                raise ParameterError(name, f"{size} tokens", f"give at most {MOST_TOKENS}, or use allowed_token_ids")
+        allowed, barred = set(self.allowed_ids), {mask_id, *self.banned_ids}
+
+        def left_without(tokens: set[int]) -> int:
+            # Counted, not collected: a set of a whole vocabulary takes tens of milliseconds of every request.
+            return len(allowed - tokens) if allowed else vocab - sum(0 <= token < vocab for token in tokens)
+
         name, value = ("allowed_token_ids", list(self.allowed_ids)) if self.allowed_ids else ("bad_words", self.banned)
-        if not left:
+        if not left_without(barred):
             raise ParameterError(name, value, "leaves no token to write; allow at least one besides the mask token")
         # Of a banned sequence at most one token is ever banned at one position.
-        if len(left) <= len({token for sequence in self.banned_words for token in sequence}):
+        in_words = {token for sequence in self.banned_words for token in sequence}
+        if left_without(barred) <= len(in_words):
             raise ParameterError(name, value, "bad_words could leave no token at a position; allow more tokens")
-        if stops_from and left <= {*stop_ids, *(token for word in self.banned_words for token in word)}:
+        if stops_from and not left_without(barred | in_words | set(stop_ids)):
             raise ParameterError(
                 name, value, f"only tokens that end the text, which it may not before place {stops_from}; allow more"
             )

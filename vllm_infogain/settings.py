@@ -33,6 +33,9 @@ class Settings:
     # together) may ask for at once, and that all running requests may; beyond it the former is refused, others wait.
     request_rows: int = knob(1 << 18, integer(1))
     server_rows: int = knob(1 << 20, integer(1))
+    # Safety: MiB of log-probabilities that all running requests of `klass` together keep from step to step, per worker.
+    # One that needs more by itself is refused, others wait.
+    klass_mib: int = knob(1024, integer(1))
     request_timeout: float = knob(0.0, number(0))  # seconds from arrival after which a request is ended; 0: never
     background_frequencies: str | None = knob(None, path)  # a file, for the sampler `pc`
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vllm_infogain.admission import decoding_params
+from vllm_infogain.admission import decoding_params, klass_mib
 from vllm_infogain.engine.compat import Request, VllmConfig
 from vllm_infogain.engine.layout import most_own_pages
 from vllm_infogain.engine.records import Demand
@@ -19,6 +19,7 @@ class Entry:
     length: int  # positions of one sequence
     largest_rows: int  # that its candidates can differ in at once
     largest_scratch: int  # scratch pages that its largest group needs
+    klass_mib: float  # of log-probabilities that the worker keeps for it from step to step
     demand: Demand  # what it wants evaluated next
     contexts: list[list] = field(default_factory=list)  # while it runs: pages of its kept states but the first
     lost: int | None = None  # after a preemption: the first kept state not computed again yet
@@ -36,5 +37,6 @@ class Entry:
             length,
             largest_rows=params.most_sequences * window,
             largest_scratch=(params.most_sequences - 1) * own_pages,
+            klass_mib=klass_mib(params, vllm_config),
             demand=Demand(sequences=1, rows=length, own_pages=0),
         )

@@ -121,6 +121,8 @@ class InfoGainScheduler(Scheduler):
             others = [self._entries[other.request_id] for other in self.running]
             if others and sum(other.largest_rows for other in others) + entry.largest_rows > self.settings.server_rows:
                 return
+            if entry.klass_mib and sum(one.klass_mib for one in (*others, entry)) > self.settings.klass_mib:
+                return
             further = entry.params.contexts - 1
             known, computed = None, 0
             if not entry.is_known and not further:
@@ -142,6 +144,7 @@ class InfoGainScheduler(Scheduler):
             entry.contexts = [pool.get_new_blocks(self._pages(entry)) for _ in range(further)]
             request.num_computed_tokens = computed  # what the worker need not compute; told it once
             self.waiting.remove_request(request)
+            self.deferred_waiting.discard(request)  # where vLLM counts those whose grammar is being compiled
             self.running.append(request)
             request.status = RequestStatus.RUNNING
             if request.prefill_stats and request.num_preemptions == 0:
@@ -236,7 +239,7 @@ class InfoGainScheduler(Scheduler):
         clients = {request_id: request.client_index for request_id, request in self.requests.items()}
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         tell(outputs, messages, clients)
-        tell_timed_out(outputs, self._timed_out)
+        tell_timed_out(outputs, self._timed_out, messages)
         self._timed_out = []
         for request in self.running:
             # Pages whose content is final may serve other requests with the same prefix.

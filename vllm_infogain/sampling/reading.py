@@ -22,10 +22,12 @@ from vllm_infogain.sampling.rows import draw_tokens, row_statistics
 from vllm_infogain.sampling.transfer import to_device, to_host
 from vllm_infogain.sampling.written import Alternatives, alternatives
 
+KLASS_ROWS = 64  # whose divergence is computed at once
+
 
 class _Layout:
     """Where the questions' rows lie and which of them are read. Host arrays with an entry per question, but for
-    `reads` and `draws`: rows that are read, and those of them that tokens are drawn for."""
+    `rows_read` and `rows_drawn`: all rows that are read, and those of them that tokens are drawn for."""
 
     def __init__(self, questions: Sequence[Question]) -> None:
         self.sequences = np.array([len(question.offsets) for question in questions])
@@ -40,7 +42,7 @@ class _Layout:
         self.row_starts = rows.cumsum() - rows
         self.read_starts = self.read.cumsum() - self.read
         self.drawn_starts = self.drawn.cumsum() - self.drawn
-        self.reads, self.draws = int(self.read.sum()), int(self.drawn.sum())
+        self.rows_read, self.rows_drawn = int(self.read.sum()), int(self.drawn.sum())
 
 
 def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int) -> list[Answer]:
@@ -69,11 +71,11 @@ def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int) -> l
         column
         for index, own in logprobs.items()
         for column in alternatives(
-            own, _drawn_rows(index, drawn, columns[1], questions, layout), questions[index].params
+            own, _tokens_of(index, drawn, columns[1], questions, layout), questions[index].params
         )
     ]
     host = to_host([*columns, drawn, drawn_p, objective, best, *divergence.values(), *beside])
-    entropy, top_token, top, second, tokens, probabilities, scores, winners, *rest = host
+    entropy, top_token, top, second, tokens, probabilities, objectives, winners, *rest = host
     divergence_of = dict(zip(divergence, rest, strict=False))
     del rest[: len(divergence)]
     alternatives_of = {index: Alternatives(*rest[4 * nth : 4 * nth + 4]) for nth, index in enumerate(logprobs)}
@@ -109,13 +111,14 @@ def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int) -> l
         count = len(question.offsets)
         if index in winner_of:
             winner, start = winner_of[index], layout.sequence_starts[index]
-            answers.append(Answer({winner: reading(index, 0)}, scores[start : start + count], winner))
+            answers.append(Answer({winner: reading(index, 0)}, objectives[start : start + count], winner))
         else:
             answers.append(Answer({sequence: reading(index, sequence) for sequence in range(count)}, NOTHING, 0))
     return answers
 
 
 def _draws(params: DecodingParams) -> int:
+    """Tokens drawn for each row: one per candidate."""
     return params.num_candidates if params.looks_ahead else 1
 
 
@@ -136,7 +139,7 @@ def _logprobs(
     return found
 
 
-def _drawn_rows(
+def _tokens_of(
     index: int, drawn: torch.Tensor, top_token: torch.Tensor, questions: Sequence[Question], layout: _Layout
 ) -> torch.Tensor:
     """Tokens [read rows, draws] of a question; at temperature 0 one draw, the most likely token."""
@@ -160,10 +163,16 @@ def _klass(
         own = slice(start, start + question.offsets.size)
         now[index] = logits[own] - log_normalizer[own, None]
         if question.previous is not None:
-            # A token forbidden at both steps has -inf - -inf; it weighs nothing.
-            difference = torch.where(now[index] == -torch.inf, 0.0, now[index] - question.previous)
-            divergence[index] = (now[index].exp() * difference).sum(-1)
+            # A few rows at a time: a whole canvas by a whole vocabulary, four times over, is gigabytes.
+            parts = zip(now[index].split(KLASS_ROWS), question.previous.split(KLASS_ROWS), strict=True)
+            divergence[index] = torch.cat([_divergence(*part) for part in parts])
     return now, divergence
+
+
+def _divergence(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """KL(now || before) [rows], nats, of log-probabilities [rows, vocab]."""
+    # A token forbidden at both steps has -inf - -inf; it weighs nothing.
+    return (now.exp() * torch.where(now == -torch.inf, 0.0, now - before)).sum(-1)
 
 
 def _compare(
@@ -187,9 +196,9 @@ def _compare(
     # [compared, most candidates]: sequences, padded with one past the last, whose J is -inf.
     counts, nth = layout.sequences[compared, None], np.arange(layout.sequences[compared].max())
     candidates = np.where(nth < counts, layout.sequence_starts[compared, None] + nth, len(settled_j))
-    # [reads]: where each row to be read would be if the first candidate were the best, by how many rows the next one
-    # lies behind it, and which comparison decides.
-    first = np.arange(layout.reads) + np.repeat(layout.row_starts - layout.read_starts, layout.read)
+    # [rows read]: where each row to be read would be if the first candidate were the best, by how many rows the next
+    # one lies behind it, and which comparison decides.
+    first = np.arange(layout.rows_read) + np.repeat(layout.row_starts - layout.read_starts, layout.read)
     stride = np.repeat(np.where(layout.is_compared, layout.masked, 0), layout.read)
     group = np.repeat(np.maximum(layout.is_compared.cumsum() - 1, 0), layout.read)
 
@@ -216,7 +225,7 @@ def _draw(
     All get as many draws as the question that wants most: a draw does not depend on how many follow it.
     """
     drawing = [question for question in questions if question.params.temperature > 0]
-    if not layout.draws:
+    if not layout.rows_drawn:
         return logits.new_empty((0, 1), dtype=torch.int64), logits.new_empty((0, 1))
     # Compared sequences are one request's at one step: they share a key.
     keys = [
@@ -232,7 +241,7 @@ def _draw(
         ],
         logits.device,
     )
-    if rows is not None or layout.draws < len(logits):
+    if rows is not None or layout.rows_drawn < len(logits):
         rows = drawn if rows is None else rows[drawn]
         logits, log_normalizer, offset = logits[rows], log_normalizer[rows], offset[rows]
     for question, start, count in zip(questions, layout.drawn_starts, layout.drawn, strict=True):
