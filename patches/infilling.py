@@ -3,6 +3,7 @@
 Why: vLLM renders text to token ids before anyone else sees it. How a mask is written, and that a tokenizer must append
     nothing to a text whose end is the canvas's, is known only there; and for `suffix` it asks its renderer.
 How: wrap
+      - `BaseRenderer._tokenize_singleton_prompt` and its async twin: token ids with masks are not truncated.
       - `BaseRenderer._tokenize_prompt`: `<|mask|>` and `<|mask:12|>` become the model's mask token, once or twelve
         times, and what the tokenizer appends behind the text is left off.
       - `HfRenderer.render_messages` and its async twin: a last message of the assistant with masks is continued, as by
@@ -21,10 +22,26 @@ from vllm_infogain.patches import wrap_once
 def apply() -> None:
     from vllm_infogain.engine import compat
 
+    for seam in ("_tokenize_singleton_prompt", "_tokenize_singleton_prompt_async"):
+        wrap_once(compat.BaseRenderer, seam, _truncate_no_canvas)
     wrap_once(compat.BaseRenderer, "_tokenize_prompt", _tokenize_with_masks)
     wrap_once(compat.BaseRenderer, "render_completion_suffix", _suffix_behind_a_mask)
     wrap_once(compat.HfRenderer, "render_messages", _continue_last_message)
     wrap_once(compat.HfRenderer, "render_messages_async", _continue_last_message_async)
+
+
+def _truncate_no_canvas(tokenize):
+    def wrapper(self, prompt, params):
+        from vllm_infogain import marks
+        from vllm_infogain.admission import refusing
+        from vllm_infogain.plugin import is_active
+
+        if is_active(self.config) and _mask_id(self) in (prompt.get("prompt_token_ids") or ()):
+            with refusing():
+                marks.check_whole(params.truncate_prompt_tokens)
+        return tokenize(self, prompt, params)  # of the async twin, what is to be awaited
+
+    return wrapper
 
 
 def _tokenize_with_masks(tokenize_prompt):

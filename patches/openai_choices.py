@@ -1,7 +1,7 @@
 """Reports and decoding steps in the choices of OpenAI responses.
 
 Why: vLLM makes choices out of the fields of `CompletionOutput` that it knows, and its stream generators pass over
-    outputs without tokens; nothing lets a plugin add to either.
+    outputs without tokens, even one that says how a request ended; nothing lets a plugin add to either.
 How: wrap the functions that make a response of outputs. Whole responses: their choices stand in the order of the
     outputs, and each gets its report. Streams: see `vllm_infogain/streams.py`. `/v1/responses` has no choices; there
     the report travels in `kv_transfer_params`. Engines that are not ours are left alone.
@@ -117,8 +117,9 @@ def _stream(serving, request, result_generator, tokenizer, made_of, blank, heade
         result_generator: the engine's outputs.
         tokenizer: of the model.
         made_of: vLLM's stream generator, of engine outputs.
-        blank, header: of `CanvasStream`.
+        blank, header: of `ReportStream`.
     """
+    from vllm_infogain.engine.compat import should_include_usage
     from vllm_infogain.settings import parse_settings
     from vllm_infogain.streams import CanvasStream, ReportStream
 
@@ -130,8 +131,10 @@ def _stream(serving, request, result_generator, tokenizer, made_of, blank, heade
 
     _, defaults = parse_settings(serving.engine_client.vllm_config.additional_config)
     samples = request.n or 1
+    _, counts_tokens = should_include_usage(request.stream_options, serving.enable_force_include_usage)
+    own = {"blank": blank, "header": header, "counts_tokens": counts_tokens}
     if (defaults | (request.vllm_xargs or {})).get("stream_mode") == "canvas":
-        stream = CanvasStream(result_generator, samples, blank=blank, decode=decode, header=header)
+        stream = CanvasStream(result_generator, samples, decode=decode, **own)
     else:
-        stream = ReportStream(result_generator, samples)
+        stream = ReportStream(result_generator, samples, **own)
     return stream.lines(made_of(stream.outputs()))

@@ -101,6 +101,7 @@ def test_a_budget_below_one_sequence_fails_the_start(served):
         ({}, [], {}, "prompt="),
         ({}, [5, 999999], {}, "outside the vocabulary"),
         ({}, [5], {"is_resumable": True}, "resumable"),
+        ({}, [5], {"priority": 3}, "priority=3"),
         ({"prompt_logprobs": 2}, [5], {}, "prompt_logprobs=2"),
         ({"repetition_penalty": 1.2}, [5], {}, "generation config"),
         ({"extra_args": {"sampler": "x"}}, [5], {}, "sampler='x'"),

@@ -135,3 +135,11 @@ def test_only_pages_of_the_allowed_origin_may_read_answers(url, origin, is_let_i
 def test_code_that_a_checkpoint_brings_does_not_run(client, checkpoint_with_code):
     assert complete(client).usage.completion_tokens == 8
     assert not (checkpoint_with_code / "it-ran").exists()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_that_takes_too_long_before_any_text_says_so_and_what_it_cost(client, stream):
+    answer = complete(client, 1000, stream=stream, block_length=0, sampler="ar")
+    (choice,) = [chunk.choices[0] for chunk in answer] if stream else answer.choices
+    assert (choice.text, choice.finish_reason) == ("", "abort")
+    assert 0 < choice.infogain["steps"] < 1000

@@ -135,6 +135,19 @@ def test_a_report_comes_beside_the_usage(client, endpoint):
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("mode", ["block", "canvas"])
+def test_every_chunk_counts_the_tokens_so_far_if_asked_to(client, endpoint, mode):
+    body = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    *chunks, last = create(client, endpoint, body, stream=True, stream_mode=mode)
+    tokens = 0
+    for chunk in chunks:
+        tokens += len(getattr(chunk.choices[0], "token_ids", None) or ())
+        assert chunk.usage.completion_tokens == tokens
+        assert chunk.usage.prompt_tokens == last.usage.prompt_tokens
+    assert tokens == last.usage.completion_tokens == CANVAS
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize("mode", ["block", "canvas"])
 def test_a_request_ended_by_a_stop_string_has_a_report(client, endpoint, mode):
     text = text_of(create(client, endpoint).choices[0])
     stop = text[10]  # of the second block

@@ -50,7 +50,7 @@ def sample(text: str = "", *, index: int = 0, finish: str | None = None, progres
 
 
 def item(*outputs) -> SimpleNamespace:
-    return SimpleNamespace(outputs=list(outputs))
+    return SimpleNamespace(outputs=list(outputs), prompt_token_ids=[5, 6, 7])
 
 
 def step(*tokens: int) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def step(*tokens: int) -> dict[str, Any]:
 
 async def vllms_generator(results, opening: bool = False, samples: int = 1):
     """As vLLM's are: one line per output, none for outputs without text before the first, errors as a line."""
-    is_first = True
+    is_first, begun = True, set()
     try:
         async for result in results:
             prompt, result = result if isinstance(result, tuple) else (0, result)
@@ -67,8 +67,10 @@ async def vllms_generator(results, opening: bool = False, samples: int = 1):
                 yield line(index=0, role="assistant")
             is_first = False
             for output in result.outputs:
-                choice = {"text": output.text, "finish_reason": output.finish_reason}
-                yield line(index=prompt * samples + output.index, **choice)
+                index = prompt * samples + output.index
+                if output.token_ids or index in begun:
+                    begun.add(index)
+                    yield line(index=index, text=output.text, finish_reason=output.finish_reason)
     except ValueError as error:
         yield f"data: {json.dumps({'error': {'message': str(error)}})}\n\n"
     yield "data: [DONE]\n\n"
@@ -78,8 +80,13 @@ def line(**choice) -> str:
     return f"data: {json.dumps({**HEADER, 'choices': [choice]})}\n\n"
 
 
-def canvas_stream(engine: Engine, samples: int = 1, header=HEADER) -> CanvasStream:
-    return CanvasStream(engine.outputs(), samples, blank={"text": ""}, decode=chr, header=header)
+def report_stream(engine: Engine, samples: int = 1, **options) -> ReportStream:
+    return ReportStream(engine.outputs(), samples, **({"blank": {"text": ""}, "header": HEADER} | options))
+
+
+def canvas_stream(engine: Engine, samples: int = 1, **options) -> CanvasStream:
+    options = {"blank": {"text": ""}, "header": HEADER, "decode": chr} | options
+    return CanvasStream(engine.outputs(), samples, **options)
 
 
 def told(line: str) -> Any:
@@ -109,7 +116,7 @@ def lines_of(stream: ReportStream, **generator) -> list[str]:
 def test_only_the_chunk_with_the_finish_reason_carries_the_report():
     progress = Progress()
     items = [item(sample("ab", progress=progress)), item(sample("cd", finish="length", progress=progress))]
-    lines = lines_of(ReportStream(Engine(items).outputs(), 1))
+    lines = lines_of(report_stream(Engine(items)))
     assert [told(line) for line in lines] == ["ab", "cd", "[DONE]"]
     first, last = (json.loads(line.removeprefix("data: "))["choices"][0] for line in lines[:2])
     assert "infogain" not in first
@@ -118,21 +125,61 @@ def test_only_the_chunk_with_the_finish_reason_carries_the_report():
 
 def test_every_line_but_the_last_passes_unchanged():
     items = [item(sample("ab")), item(sample("cä"))]
-    lines = lines_of(ReportStream(Engine(items).outputs(), 1))
+    lines = lines_of(report_stream(Engine(items)))
     assert lines == [line(index=0, text=text, finish_reason=None) for text in ("ab", "cä")] + ["data: [DONE]\n\n"]
 
 
 def test_choices_of_several_prompts_and_samples_get_their_own_reports():
     ends = [(0, 0, "a"), (1, 1, "bb"), (0, 1, "ccc"), (1, 0, "dddd")]
     items = [(prompt, item(sample(text, index=index, finish="length"))) for prompt, index, text in ends]
-    lines = lines_of(ReportStream(Engine(items).outputs(), 2), samples=2)
+    lines = lines_of(report_stream(Engine(items), 2), samples=2)
     choices = [json.loads(line.removeprefix("data: "))["choices"][0] for line in lines[:-1]]
     assert {choice["index"]: choice["infogain"]["forwards"] for choice in choices} == {0: 1, 3: 2, 1: 3, 2: 4}
 
 
+@pytest.mark.parametrize("make", [report_stream, canvas_stream])
+@pytest.mark.parametrize("opening", [False, True])
+def test_a_choice_that_ends_without_any_text_gets_a_chunk_that_says_so_before_the_end(make, opening):
+    ended = [(0, item(sample(finish="abort"))), (1, item(sample("ab"))), (1, item(sample("c", finish="length")))]
+    header = None if opening else HEADER
+    *_, whole, late, done = lines_of(make(Engine(ended), header=header), opening=opening)
+    assert [told(line) for line in (whole, late, done)] == ["c", "", "[DONE]"]
+    choice = {"index": 0, "text": "", "logprobs": None, "finish_reason": "abort", "infogain": {"forwards": 0}}
+    assert json.loads(late.removeprefix("data: ")) == {**HEADER, "choices": [choice]}
+
+
+def test_of_a_choice_that_nothing_is_known_about_the_end_is_told_all_the_same():
+    output = SimpleNamespace(index=0, text="", token_ids=[], finish_reason="abort")
+    (late, _) = lines_of(report_stream(Engine([item(output)])))
+    (choice,) = json.loads(late.removeprefix("data: "))["choices"]
+    assert choice == {"index": 0, "text": "", "logprobs": None, "finish_reason": "abort"}
+
+
+@pytest.mark.parametrize("make", [report_stream, canvas_stream])
+def test_nothing_is_told_of_ends_behind_an_error(make):
+    engine = Engine([item(sample(finish="error")), ValueError("the engine died")])
+    assert [told(line) for line in lines_of(make(engine))] == ["the engine died", "[DONE]"]
+
+
+def test_our_own_chunks_count_tokens_where_vllms_do():
+    def items():
+        progress = Progress()
+        yield item(sample(progress=progress, steps=[step(97)]))
+        yield item(sample("ab", progress=progress))
+        yield item(sample(progress=progress, steps=[step(99)]), sample(index=1, finish="abort"))
+
+    lines = lines_of(canvas_stream(Engine(items()), samples=2, counts_tokens=True), samples=2)
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    usages = [chunk["usage"] for chunk in chunks if "usage" in chunk]
+    # Two chunks of steps around the text, and the end of the other choice.
+    assert [usage["completion_tokens"] for usage in usages] == [0, 2, 0]
+    assert [usage["prompt_tokens"] for usage in usages] == [3, 3, 3]
+    assert [usage["total_tokens"] for usage in usages] == [3, 5, 3]
+
+
 def test_an_output_of_another_engine_passes_without_a_report():
     output = SimpleNamespace(index=0, text="a", token_ids=[1], finish_reason="stop")
-    lines = lines_of(ReportStream(Engine([item(output)]).outputs(), 1))
+    lines = lines_of(report_stream(Engine([item(output)])))
     assert lines[0] == line(index=0, text="a", finish_reason="stop")
 
 
@@ -187,7 +234,7 @@ def test_the_text_is_that_of_a_stream_without_steps_line_by_line():
         yield item(sample("c", progress=one, finish="length"))
 
     canvas = lines_of(canvas_stream(Engine(items()), samples=2))
-    block = lines_of(ReportStream(Engine(items()).outputs(), 2))
+    block = lines_of(report_stream(Engine(items()), 2))
     texts = [line for line in canvas if "infogain_steps" not in line]
     assert texts == [line for line in block if '"text":""' not in line.replace(" ", "")]
     assert len(canvas) == len(texts) + 2
@@ -196,7 +243,7 @@ def test_the_text_is_that_of_a_stream_without_steps_line_by_line():
 # Errors and leaving.
 
 
-@pytest.mark.parametrize("make", [lambda engine: ReportStream(engine.outputs(), 1), canvas_stream])
+@pytest.mark.parametrize("make", [report_stream, canvas_stream])
 def test_an_error_of_the_engine_ends_the_stream_as_vllm_says_it(make):
     engine = Engine([item(sample("ab")), ValueError("the engine died")])
     assert [told(line) for line in lines_of(make(engine))] == ["ab", "the engine died", "[DONE]"]
@@ -223,7 +270,7 @@ def test_an_error_of_the_generator_itself_is_not_lost():
         asyncio.run(collect())
 
 
-@pytest.mark.parametrize("make", [lambda engine: ReportStream(engine.outputs(), 1), canvas_stream])
+@pytest.mark.parametrize("make", [report_stream, canvas_stream])
 @pytest.mark.parametrize("leave", ["cancelled while it waits", "closed between two lines", "cancelled twice"])
 def test_leaving_aborts_the_request_at_once(make, leave):
     async def run():

@@ -143,6 +143,8 @@ def with_canvas(params: Any, gap: Gap | None, given_length: int | None) -> Any:
     params = params.clone()
     params.extra_args = {**extra, **ours}
     if length is not None:
+        if length == 0:
+            raise ParameterError(SEED, [], "a canvas without any place; give at least one mask")
         if given_length not in (None, length):
             raise _other_length(given_length, length)
         if params.min_tokens > length:

@@ -40,10 +40,10 @@ def expand_marks(text: str, mask_text: str, most: int) -> str:
 
 
 def check_whole(truncate: int | None) -> None:
-    """Refuse to truncate a text whose end is the canvas."""
+    """Refuse to truncate a prompt whose end is the canvas."""
     if truncate is not None:
         raise ParameterError(
-            "truncate_prompt_tokens", truncate, "would cut the canvas of a text with masks; leave it out"
+            "truncate_prompt_tokens", truncate, "would cut the canvas of a prompt with masks; leave it out"
         )
 
 

@@ -1,6 +1,6 @@
 """Every import of a vLLM internal, so that a new vLLM minor is one file's work.
 
-`tests/test_vllm_contract.py` checks each of these seams against the installed vLLM.
+`tests/test_vllm_contract*.py` check each of these seams against the installed vLLM.
 """
 
 from vllm.compilation.monitor import set_cudagraph_capturing_enabled
@@ -20,6 +20,7 @@ from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from vllm.entrypoints.serve.engine.serving import BaseServing
 from vllm.entrypoints.serve.exception_handling.handlers import vllm_error
+from vllm.entrypoints.serve.utils.api_utils import should_include_usage
 from vllm.exceptions import VLLMValidationError
 from vllm.forward_context import BatchDescriptor, set_forward_context
 from vllm.model_executor.model_loader import get_model_loader
@@ -53,7 +54,6 @@ from vllm.v1.structured_output.backend_types import (
 )
 from vllm.v1.structured_output.request import get_structured_output_key
 from vllm.v1.structured_output.utils import _reduced_vocabulary as reduced_vocabulary
-from vllm.v1.structured_output.utils import compile_regex_with_timeout
 from vllm.v1.worker.gpu.attn_utils import (
     build_attn_metadata,
     build_slot_mappings_by_layer,
@@ -112,7 +112,6 @@ __all__ = [
     "build_slot_mappings_by_layer",
     "cached_tokenizer_from_config",
     "cdiv",
-    "compile_regex_with_timeout",
     "current_platform",
     "freeze_gc_for_cudagraph_capture",
     "get_kv_cache_spec",
@@ -128,5 +127,6 @@ __all__ = [
     "set_cudagraph_capturing_enabled",
     "set_current_vllm_config",
     "set_forward_context",
+    "should_include_usage",
     "vllm_error",
 ]

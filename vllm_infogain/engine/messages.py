@@ -28,8 +28,12 @@ def tell(
         told[request_id].kv_transfer_params = {"infogain": message}
 
 
-def tell_timed_out(outputs: dict[int, EngineCoreOutputs], requests: Iterable[Request]) -> None:
-    """Send the ends of requests that took too long."""
+def tell_timed_out(
+    outputs: dict[int, EngineCoreOutputs], requests: Iterable[Request], messages: Mapping[str, dict[str, Any]]
+) -> None:
+    """Send the ends of requests that took too long, with what there is to say of those that ever ran."""
     for request in requests:
         end = EngineCoreOutput(request.request_id, [], finish_reason=FinishReason.ABORT)
+        if request.request_id in messages:
+            end.kv_transfer_params = {"infogain": messages[request.request_id]}
         outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(end)

@@ -1,6 +1,6 @@
 """What a step sends back to the scheduler: tokens that became final, their log-probabilities, what there is to say."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,12 +9,18 @@ import numpy as np
 from vllm_infogain.engine.compat import LogprobsLists
 from vllm_infogain.engine.records import Demand, StepResult
 from vllm_infogain.sampling.decoder import Decoder
-from vllm_infogain.sampling.track import Final
+from vllm_infogain.sampling.track import Final, Step
 from vllm_infogain.sampling.written import TokenLogprob
 
 
-def step_result(decoders: Mapping[str, Decoder], finals: Mapping[str, Final], demands: dict[str, Demand]) -> StepResult:
-    """Of the step's requests, by their ids; the decoders have gone through the step."""
+def step_result(
+    decoders: Mapping[str, Decoder],
+    finals: Mapping[str, Final],
+    demands: dict[str, Demand],
+    ended: Mapping[str, Decoder],
+) -> StepResult:
+    """Of the step's requests, by their ids; the decoders have gone through the step. Those of `ended` were stopped
+    before it."""
     ids = list(decoders)
     result = StepResult(
         req_ids=ids,
@@ -27,11 +33,17 @@ def step_result(decoders: Mapping[str, Decoder], finals: Mapping[str, Final], de
         is_watched = decoder.params.stream_mode == "canvas"
         steps = decoder.take_steps() if is_watched or finals[request_id].tokens else []
         if finals[request_id].tokens or steps:
-            message: dict[str, Any] = {"figures": decoder.report.figures(), "steps": [asdict(step) for step in steps]}
-            if decoder.params.return_trajectory:
-                message["canvas_length"] = decoder.params.canvas_length
-            result.messages[request_id] = message
+            result.messages[request_id] = _message(decoder, steps)
+    for request_id, decoder in ended.items():
+        result.messages[request_id] = _message(decoder, decoder.take_steps())
     return result
+
+
+def _message(decoder: Decoder, steps: Sequence[Step]) -> dict[str, Any]:
+    message: dict[str, Any] = {"figures": decoder.report.figures(), "steps": [asdict(step) for step in steps]}
+    if decoder.params.return_trajectory:
+        message["canvas_length"] = decoder.params.canvas_length
+    return message
 
 
 def _logprobs(by_request: list[list[TokenLogprob]]) -> LogprobsLists | None:

@@ -48,7 +48,7 @@ class InfoGainRunner(ModelHost):
     def execute_model(self, plan: StepPlan, intermediate_tensors: object = None) -> StepResult:
         """Evaluate the planned groups, and go on while the plan's pages and rows allow it and nobody has finished."""
         self.meter.start()
-        self._update_requests(plan)
+        ended = self._update_requests(plan)
         running = {request_id: self.requests[request_id] for request_id in plan.groups}
         finals = {request_id: Final([], []) for request_id in running}
         demands: dict[str, Demand] = {}
@@ -62,13 +62,16 @@ class InfoGainRunner(ModelHost):
             demands = {request_id: self._demand(request) for request_id, request in running.items()}
             groups = self._next_groups(plan, demands)
         decoders = {request_id: request.decoder for request_id, request in running.items()}
-        result = step_result(decoders, finals, demands)
+        result = step_result(decoders, finals, demands, ended)
         result.figures = self.meter.take(plan, running)
         return result
 
-    def _update_requests(self, plan: StepPlan) -> None:
-        for request_id in plan.finished_req_ids:
-            self.requests.pop(request_id, None)
+    def _update_requests(self, plan: StepPlan) -> dict[str, Decoder]:
+        """Decoders of requests that have ended since the last step."""
+        ended = {
+            request_id: self.requests.pop(request_id).decoder
+            for request_id in plan.finished_req_ids & self.requests.keys()
+        }
         # A preempted request only loses its pages; its decoder stays and goes on where it was.
         for new in plan.scheduled_new_reqs:
             assert new.sampling_params is not None
@@ -83,6 +86,7 @@ class InfoGainRunner(ModelHost):
                 plan.automata.get(new.req_id),
             )
             self.requests[new.req_id] = Running(decoder)
+        return ended
 
     def _evaluate(self, groups: dict[str, GroupPlan]) -> None:
         """One forward of all groups. Afterwards every decoder knows what it wants next."""
