@@ -66,6 +66,7 @@ class LLaDABlock(nn.Module):
     def forward(
         self, positions: torch.Tensor, hidden: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """positions [rows]; hidden and residual [rows, d_model], whose sum is the stream -> those after this layer."""
         if residual is None:
             residual, hidden = hidden, self.attn_norm(hidden)
         else:
@@ -96,6 +97,7 @@ class LLaDATransformer(nn.Module):
         self.ln_f = RMSNorm(config.d_model, eps=config.rms_norm_eps)
 
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """input_ids and positions [rows] -> hidden states [rows, d_model], normed for the head."""
         hidden, residual = self.wte(input_ids), None
         for block in self.blocks:
             hidden, residual = block(positions, hidden, residual)

@@ -29,6 +29,13 @@ def test_test_problems_are_held_out_and_every_task_has_its_checker():
         assert len(problem.answer) < tasks.CANVAS[problem.task]
 
 
+def test_more_held_out_problems_than_there_are_is_an_error_and_no_hang():
+    problems = held_out("sudoku", 100, givens=2)
+    assert len({problem.prompt for problem in problems}) == 100
+    with pytest.raises(ValueError, match="sudoku has no 200 held-out problems"):
+        held_out("sudoku", 200, givens=2)
+
+
 @pytest.mark.parametrize(
     ("prompt", "text", "right"),
     [

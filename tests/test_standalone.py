@@ -108,16 +108,45 @@ def test_absolute_blocks_end_at_multiples_of_their_length():
     [
         ({"input_ids": [[]]}, "input_ids"),
         ({"input_ids": [MASK_ID, 5]}, "input_ids"),
+        ({"input_ids": [5, 10**6]}, "input_ids"),
+        ({"input_ids": "text"}, "input_ids"),
         ({"max_new_tokens": 0}, "max_tokens"),
         ({"sampler": "x"}, "sampler"),
         ({"unknown": 1}, "unknown"),
         ({"temperature": -1}, "temperature"),
         ({"cache": "dual"}, "cache"),
+        ({"diffusion_seed_canvas": [MASK_ID, MASK_ID, 5]}, "max_tokens"),
+        ({"diffusion_seed_canvas": [MASK_ID, 5, 5, 10**6]}, "diffusion_seed_canvas"),
+        ({"diffusion_seed_canvas": [MASK_ID, 5, 5, 5], "diffusion_pinned": [4]}, "diffusion_pinned"),
+        ({"suffix_token_ids": [MASK_ID]}, "suffix_token_ids"),
     ],
 )
 def test_bad_input_is_refused_by_name(llada, arguments, name):
     with pytest.raises(ParameterError, match=name):
         InfoGainSampler(llada).sample(**({"input_ids": [5], "max_new_tokens": 4} | arguments))
+
+
+def test_text_in_the_canvas_stands_and_a_suffix_is_read(llada):
+    seed = [MASK_ID, MASK_ID, 7, MASK_ID, 9, MASK_ID]
+    knobs = {"diffusion_seed_canvas": seed, "suffix_token_ids": [11, 12]}
+    (result,) = InfoGainSampler(llada).sample([5, 6], 6, ignore_eos=True, **knobs)
+    params = DecodingParams(
+        diffusion_seed_canvas=tuple(seed), suffix_token_ids=(11, 12), temperature=0, canvas_length=6
+    )
+    assert result.tokens == oracle.decode(llada, [5, 6], params, MASK_ID).tokens
+    assert (result.tokens[2], result.tokens[4]) == (7, 9)
+
+
+def test_a_text_ends_with_the_eos_token_that_was_given(llada):
+    (whole,) = InfoGainSampler(llada).sample([5, 6], 8, ignore_eos=True)
+    eos = whole.tokens[3]
+    (result,) = InfoGainSampler(llada, eos_token_id=[eos]).sample([5, 6], 8)
+    assert result.tokens == whole.tokens[: whole.tokens.index(eos) + 1]
+
+
+def test_a_forward_of_no_sequences_is_refused(llada):
+    with pytest.raises(ParameterError, match="max_sequences"):
+        InfoGainSampler(llada, max_sequences=0)
 
 
 def test_a_model_without_a_mask_token_is_refused():

@@ -24,11 +24,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.problems < 1:
         parser.error(f"--problems={arguments.problems}: give 1 or more")
+    try:
+        tasks = {"sudoku": held_out("sudoku", arguments.problems, givens=GIVENS)}
+        tasks["countdown"] = held_out("countdown", arguments.problems)
+    except ValueError as error:
+        parser.error(f"--problems={arguments.problems}: {error}")
 
     print("Starting vLLM with the embedded model (about 20 s) ...", flush=True)
     llm = vllm_infogain.load_llm(disable_log_stats=True)
-    tasks = {"sudoku": held_out("sudoku", arguments.problems, givens=GIVENS)}
-    tasks["countdown"] = held_out("countdown", arguments.problems)
     solve(llm, tasks["sudoku"][:8], {})  # the first batch pays for what is set up on first use
 
     print(f"\n{arguments.problems} held-out problems per task, temperature 0, the whole canvas as one block.")

@@ -11,6 +11,7 @@ import vllm_infogain
 from vllm_infogain.embedded.tasks import CANVAS, Problem, check, countdown, judgement, multiplication, sudoku
 
 HELD_OUT_SEED = 20260218
+MOST_REPEATS = 1000  # draws in a row that bring no new problem, after which there is hardly one left
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,21 @@ def held_out(task: str, count: int, **options: Any) -> list[Problem]:
 
     Multiplication has too few prompts to hold any out: it is the bare `multiply`, `count` times over, whose factors
     are the model's to choose (draw tokens at a temperature above 0).
+
+    Raises:
+        ValueError: the task has fewer.
     """
     rng = Random(HELD_OUT_SEED)
     if task == "multiplication":
         return [multiplication(rng, free=True) for _ in range(count)]
     make = {"sudoku": sudoku, "countdown": countdown, "judgement": judgement}[task]
     problems: dict[str, Problem] = {}
+    repeats = 0
     while len(problems) < count:
         problem = make(rng, "test", **options)
+        repeats = repeats + 1 if problem.prompt in problems else 0
+        if repeats == MOST_REPEATS:
+            raise ValueError(f"{task} has no {count} held-out problems; ask for at most {len(problems)}")
         problems.setdefault(problem.prompt, problem)
     return list(problems.values())
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from vllm_infogain.infill import check_infill
 from vllm_infogain.params import parse_params
 from vllm_infogain.sampling import Decoder, make_decoder
 from vllm_infogain.sampling.decoder import Report
 from vllm_infogain.sampling.reading import read
-from vllm_infogain.values import ParameterError
+from vllm_infogain.values import LARGEST_INTEGER, ParameterError, integer
 
 # (model, input_ids [n, length]) -> logits [n, length, vocab] whose row i predicts position i
 Adapter = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -85,18 +86,15 @@ class InfoGainSampler:
         self.model = model
         self.tokenizer = tokenizer
         self.adapter = adapter
-        self.max_sequences = max_sequences
-        eos = self._token_id("eos_token_id", eos_token_id)
+        self.max_sequences = integer(1)("max_sequences", max_sequences)
+        of_model = (getattr(model, "config", None), getattr(model, "shape", None))
+        eos = _first_given("eos_token_id", eos_token_id, *of_model, tokenizer)
         self.eos_ids = () if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,)
-        mask_id = self._token_id("mask_token_id", mask_token_id)
+        self.vocabulary = _first_given("vocab_size", None, *of_model) or LARGEST_INTEGER  # token ids lie below it
+        mask_id = _first_given("mask_token_id", mask_token_id, *of_model, tokenizer)
         if mask_id is None:
             raise ParameterError("mask_token_id", None, "neither config nor tokenizer names it; give the model's")
         self.mask_id: int = mask_id
-
-    def _token_id(self, name: str, given: Any) -> Any:
-        sources = (getattr(self.model, "config", None), getattr(self.model, "shape", None), self.tokenizer)
-        found = (getattr(source, name, None) for source in sources)
-        return given if given is not None else next((value for value in found if value is not None), None)
 
     @torch.inference_mode()
     def sample(
@@ -142,6 +140,7 @@ class InfoGainSampler:
         )
         if params.cache != "none":
             raise ParameterError("cache", params.cache, "only the engine keeps keys and values; leave it out")
+        check_infill(params, (), self.mask_id, self.vocabulary)
         background = None if log_frequencies is None else torch.as_tensor(log_frequencies).cpu().numpy()
         decoders = [make_decoder(prompt, params, self.mask_id, background) for prompt in self._prompts(input_ids)]
         tokens: list[list[int]] = [[] for _ in decoders]
@@ -158,8 +157,13 @@ class InfoGainSampler:
         for prompt in prompts:
             if not len(prompt):
                 raise ParameterError("input_ids", prompt, "give every prompt at least one token")
+            if isinstance(prompt, str):
+                raise ParameterError("input_ids", input_ids, "text; give the tokenizer's token ids")
             if self.mask_id in prompt:
                 raise ParameterError("input_ids", self.mask_id, "a prompt holds the mask token; leave it out")
+            if not 0 <= min(prompt) <= max(prompt) < self.vocabulary:
+                outside = f"outside the vocabulary; give token ids from 0 to {self.vocabulary - 1}"
+                raise ParameterError("input_ids", [min(prompt), max(prompt)], outside)
         return [list(prompt) for prompt in prompts]
 
     def _step(self, decoders: list[Decoder]) -> None:
@@ -187,3 +191,9 @@ class InfoGainSampler:
     def _result(self, tokens: list[int], decoder: Decoder) -> Sample:
         text = self.tokenizer.decode(tokens, skip_special_tokens=True) if self.tokenizer is not None else None
         return Sample(tokens, text, decoder.report)
+
+
+def _first_given(name: str, given: Any, *sources: Any) -> Any:
+    """`given`, else the attribute of the first source that has it; None if none does."""
+    values = (given, *(getattr(source, name, None) for source in sources))
+    return next((value for value in values if value is not None), None)

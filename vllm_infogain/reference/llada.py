@@ -1,4 +1,4 @@
-"""LLaDA in plain torch: a Llama-shaped transformer whose attention sees the whole sequence, both ways.
+"""LLaDA (arXiv 2502.09992) in plain torch: a Llama-shaped transformer whose attention sees the whole sequence.
 
 Parameter names are those of the released checkpoints, so `state_dict()` is the checkpoint.
 """
@@ -108,6 +108,7 @@ class Block(nn.Module):
         self.ff_out = nn.Linear(mlp, d, bias=False)
 
     def attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x [batch, length, d_model], normed; cos and sin [length, head_dim]."""
         batch, length, _ = x.shape
         q, k, v = (
             proj(x).view(batch, length, -1, self.shape.head_dim).transpose(1, 2)
@@ -171,8 +172,8 @@ class LLaDA(nn.Module):
         return self.model["transformer"](input_ids)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> "LLaDA":
-        """Read config.json and *.safetensors of a directory; every parameter must be there, and no other."""
+    def from_checkpoint(cls, path: str | Path) -> "LLaDA":
+        """Read config.json and *.safetensors of a directory, as fp32; every parameter must be there, and no other."""
         from safetensors.torch import load_file
 
         path = Path(path)
@@ -183,7 +184,7 @@ class LLaDA(nn.Module):
         if not weights:
             raise ValueError(f"{path} holds no *.safetensors file; give the directory of a LLaDA checkpoint")
         model.load_state_dict(weights)
-        return model.to(dtype).eval()
+        return model.eval()
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Write config.json and model.safetensors (fp32) to a directory."""

@@ -1,8 +1,8 @@
 """The slow, plain sampler the engine is tested against: one sequence at a time, no pages, no batch, no carried logits.
 
-It shares with the engine the proposal of actions (and so the random draws) and the schedule, which have tests of
-their own, and nothing else: every state and every candidate gets a forward of its own, and H, C and J are written out
-from their definition in float64.
+It shares with the engine what has tests of its own: the reading and the proposal of actions (and so the random draws),
+the schedule, the canvas that decoding starts from, and whether a text can still match a grammar. Nothing else: every
+state and every candidate gets a forward of its own, and H, C and J are written out from their definition in float64.
 """
 
 from dataclasses import dataclass, field, replace
@@ -180,18 +180,18 @@ class _Oracle:
         entropy = dict(zip(scope, entropies(logits), strict=True))
         log_probability = dict(zip(scope, logits.log_softmax(-1), strict=True))
         is_compared = len(actions) > 1 or params.sampler == "beam"
-        scores = [self.objective(branch, action, entropy) if is_compared else 0.0 for action in actions]
+        objective = [self.objective(branch, action, entropy) if is_compared else 0.0 for action in actions]
         previous: dict[int, torch.Tensor] = {}
         if reading.log_probabilities is not None:
             previous = dict(zip(places, reading.log_probabilities, strict=True))
         children = []
-        for chosen, (action, score) in enumerate(zip(actions, scores, strict=True)):
+        for chosen, (action, gain) in enumerate(zip(actions, objective, strict=True)):
             after = self.apply(state, action)
             step = OracleStep(
                 positions=[position - self.start for position, _ in action],
                 tokens=[token for _, token in action],
                 entropies=[entropy[position] for position, _ in action],
-                objective=scores if len(actions) > 1 else [],
+                objective=objective if len(actions) > 1 else [],
                 chosen=chosen,
                 logprobs=[float(log_probability[position][token]) for position, token in action],
             )
@@ -200,7 +200,7 @@ class _Oracle:
                 Branch(
                     after,
                     [*branch.steps, step],
-                    branch.score + score,
+                    branch.score + gain,
                     0 if is_finished else branch.block_step + 1,
                     0 if is_finished else schedule_step - branch.block_step,
                     {} if is_finished else previous,
