@@ -135,16 +135,28 @@ def assert_matches_oracle(engine: Engine, job: Job, output: Any) -> None:
     assert [step["positions"] for step in report["trajectory"]] == [step.positions for step in expected.steps]
     for step, plain in zip(report["trajectory"], expected.steps, strict=True):
         # Of pruned candidates no J is known.
-        known = [
-            expected for ours, expected in zip(step["objective"], plain.objective, strict=True) if ours is not None
-        ]
-        ours = [value for value in step["objective"] if value is not None]
-        torch.testing.assert_close(torch.tensor(ours), torch.tensor(known), atol=1e-4, rtol=0)
+        pairs = [pair for pair in zip(step["objective"], plain.objective, strict=True) if pair[0] is not None]
+        ours, known = torch.tensor(pairs).reshape(-1, 2).unbind(-1)
+        torch.testing.assert_close(ours, known, atol=1e-4, rtol=0)
     assert abs(report["cumulative_entropy"] - expected.cumulative_entropy) < 1e-3
     written = {position: step for step, plain in enumerate(expected.steps) for position in plain.positions}
     assert report["decode_order"] == [written.get(position) for position in range(job.max_tokens)]
     if output.outputs[0].logprobs is not None:
         assert_logprobs_match(expected, output.outputs[0])
+
+
+def assert_preemptions_change_nothing(engine: Engine, jobs: list[Job], every: int = 2) -> int:
+    """Every job's answer is the oracle's though all lose their pages after each `every`-th step; how often one did."""
+    hit = 0
+
+    def preempt(step: int) -> None:
+        nonlocal hit
+        if step % every == every - 1:
+            hit += engine.preempt()
+
+    for job, output in zip(jobs, engine.drive(jobs, preempt), strict=True):
+        assert_matches_oracle(engine, job, output)
+    return hit
 
 
 def assert_logprobs_match(expected: oracle.OracleResult, sample: Any) -> None:

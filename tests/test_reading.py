@@ -10,6 +10,7 @@ from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.actions import step_key
 from vllm_infogain.sampling.question import Answer, Comparison, Question, Reading
 from vllm_infogain.sampling.reading import read
+from vllm_infogain.sampling.written import Alternatives
 
 VOCAB, MASK_ID = 11, 10
 
@@ -41,6 +42,9 @@ def mixed() -> list[Question]:
         dataclasses.replace(question(klass, 1, 4, seed=10), previous=earlier),
         question(klass, 1, 4, seed=11),
         question(look, 2, 0, compared=True, seed=12),
+        question(dataclasses.replace(look, logprobs=2), 3, 4, compared=True, seed=13),
+        question(DecodingParams(sampler="entropy", temperature=0.0, logprobs=3), 1, 5, seed=14),
+        question(DecodingParams(sampler="beam", num_candidates=2, logprobs=1, logprob_token_ids=(7,)), 2, 3, seed=15),
     ]
 
 
@@ -58,7 +62,10 @@ def assert_equal(one: Answer, other: Answer) -> None:
         for field in dataclasses.fields(Reading):
             values = getattr(reading, field.name), getattr(other.readings[index], field.name)
             assert (values[0] is None) == (values[1] is None), field.name
-            if values[0] is not None:
+            if field.name == "alternatives" and values[0] is not None:
+                for column in dataclasses.fields(Alternatives):
+                    np.testing.assert_array_equal(*(getattr(value, column.name) for value in values), column.name)
+            elif values[0] is not None:
                 np.testing.assert_array_equal(*values, err_msg=field.name)
 
 
@@ -168,6 +175,28 @@ def test_every_row_is_read_as_its_definition_says():
                 now = rows.double().log_softmax(-1)
                 kl = torch.where(p > 0, p * (now - asked.previous), 0.0).sum(-1)
                 np.testing.assert_allclose(reading.divergence, kl, atol=1e-5)
+
+
+def test_written_tokens_have_the_log_probabilities_and_alternatives_that_were_asked_for():
+    questions = mixed()
+    logits = logits_of(questions)
+    for asked, rows, answer in zip(questions, logits, read(torch.cat(logits), questions, MASK_ID), strict=True):
+        rows[:, MASK_ID] = -torch.inf
+        of_sequence = rows.view(*asked.offsets.shape, VOCAB).log_softmax(-1)
+        for index, reading in answer.readings.items():
+            assert (reading.alternatives is None) == (asked.params.logprobs is None)
+            if reading.alternatives is None:
+                continue
+            for position, expected in enumerate(of_sequence[index]):
+                for token in reading.tokens[:, position]:
+                    (found,) = reading.logprobs(np.array([position]), np.array([token]))
+                    assert found.logprob == pytest.approx(expected[token].item(), abs=1e-5)
+                    assert found.rank == (expected >= expected[token]).sum()
+                    named = (
+                        list(asked.params.logprob_token_ids) or expected.topk(asked.params.logprobs).indices.tolist()
+                    )
+                    assert found.tokens == named
+                    assert found.logprobs == pytest.approx(expected[named].tolist(), abs=1e-5)
 
 
 def test_temperature_0_draws_nothing(monkeypatch):

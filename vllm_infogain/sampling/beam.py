@@ -128,7 +128,7 @@ class BeamDecoder(Decoder):
         self._gains = [[] for _ in proposals]
         self._origin = [(parent, action) for parent, group in enumerate(outcomes) for action in range(len(group))]
         contexts = np.repeat([hypothesis.context for hypothesis in self._live], [len(group) for group in outcomes])
-        self.pending = Pending(sequences, masked, track.extent(), contexts, outcomes=True)
+        self.pending = Pending(sequences, masked, track.extent(), contexts, are_outcomes=True)
 
     def _score(self, pending: Pending, first: int, readings: list[Reading]) -> None:
         """g of the expansions that have come; keep those that may survive."""

@@ -61,9 +61,9 @@ class Pending:
     sequences: np.ndarray  # [sequences, prompt + canvas + suffix] int64
     masked: np.ndarray  # [sequences, masked] int64: positions whose logits are needed, ascending
     extent: Extent
-    contexts: np.ndarray  # [sequences] int64: whose kept K/V each extends, in a refresh which each becomes; else 0
+    contexts: np.ndarray  # [sequences] int64: the kept state whose K/V each extends, or in a refresh becomes; else 0
     consumed: int = 0  # sequences whose logits have come
-    outcomes: bool = False  # not states, but what candidate actions lead to
+    are_outcomes: bool = False  # not states, but what candidate actions lead to
 
     @property
     def remaining(self) -> int:
@@ -118,7 +118,7 @@ class Decoder(ABC):
         self.report.refreshes += first_of_forward and pending.extent.refresh
         rows = pending.extent.rows
         self.report.rows += count * len(rows)
-        self.report.candidate_rows += count * len(rows) * pending.outcomes
+        self.report.candidate_rows += count * len(rows) * pending.are_outcomes
         canvas_end = pending.sequences.shape[1] - len(self.params.suffix_token_ids)
         canvas_start = canvas_end - self.params.canvas_length
         self.report.canvas_positions += count * (min(rows.stop, canvas_end) - max(rows.start, canvas_start))
@@ -138,7 +138,7 @@ class Lookahead:
     cost: np.ndarray  # [candidates] C(a, z)
     limit: np.ndarray  # [candidates] the most that J can be: with H(z') = 0
     objective: np.ndarray  # [candidates] J, NaN until known
-    asked: np.ndarray  # the candidates that are pending, ascending
+    asked: np.ndarray  # the candidates that are pending, by index, ascending
     reading: Reading | None = None  # of the best one's outcome
 
     @property
@@ -208,9 +208,8 @@ class SingleDecoder(Decoder):
             self.pending = self._pending(self.track.state[None].copy())
 
     def _pending(self, sequences: np.ndarray) -> Pending:
-        contexts = np.zeros(len(sequences), dtype=np.int64)
-        outcomes = self._lookahead is not None
-        return Pending(sequences, self.track.masked(sequences), self.track.extent(), contexts, outcomes=outcomes)
+        masked, contexts = self.track.masked(sequences), np.zeros(len(sequences), dtype=np.int64)
+        return Pending(sequences, masked, self.track.extent(), contexts, are_outcomes=self._lookahead is not None)
 
     def _decide(self, reading: Reading) -> None:
         """Take the next action from a reading of the state, or ask for the candidates to compare."""
@@ -246,6 +245,6 @@ class SingleDecoder(Decoder):
         else:
             self._decide(lookahead.reading)
 
-    def _write(self, proposal: Proposal, chosen: int, state: Reading, scores: list[float | None]) -> None:
-        self.track.write(proposal, chosen, state, scores)
+    def _write(self, proposal: Proposal, chosen: int, state: Reading, objective: list[float | None]) -> None:
+        self.track.write(proposal, chosen, state, objective)
         self.report.take(self.track)

@@ -67,7 +67,7 @@ class Track:
         self.block_start = self.canvas_start  # the first position of the active block that is part of the canvas
         self.block_step = 0  # steps taken in the active block
         self.idle_steps = 0  # steps of its schedule that wrote nothing: passed over without a forward
-        self.computed = computed  # positions, from the prompt's start, whose final K/V are kept; block-causal only
+        self.computed = computed  # positions, from the prompt's start, whose final K/V are kept; read if block-causal
         self.cumulative_entropy = 0.0  # nats
         self.steps = 0
         self.bypassed_steps = 0

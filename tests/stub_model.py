@@ -1,0 +1,92 @@
+"""Decoders driven by a stub model, without an engine."""
+
+import itertools
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from vllm_infogain.params import DecodingParams
+from vllm_infogain.sampling import make_decoder
+from vllm_infogain.sampling.decoder import Decoder, Pending
+from vllm_infogain.sampling.extent import Extent
+from vllm_infogain.sampling.reading import read
+
+VOCAB, MASK_ID = 7, 6
+
+
+class StubModel:
+    """Logits that depend on every token and its position, so that each action changes every other row.
+
+    Its "keys and values" of a position are the token there. `block`: positions per block of a block-causal one.
+    """
+
+    def __init__(self, seed: int = 0, block: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.weights = torch.randn(64, 64, VOCAB, VOCAB, generator=generator)  # [row, position, token there, column]
+        if block:
+            blocks = torch.arange(64) // block
+            self.weights[blocks[:, None] < blocks] = 0.0
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:  # [n, length] -> [n, length, vocab]
+        length = ids.shape[1]
+        one_hot = torch.nn.functional.one_hot(ids, VOCAB).float()
+        return torch.einsum("njv,ijvw->niw", one_hot, self.weights[:length, :length]) / length**0.5 * 2
+
+    def keep(self, ids: torch.Tensor) -> torch.Tensor:
+        return ids
+
+    def window(self, ids: torch.Tensor, rows: range, kept: torch.Tensor) -> torch.Tensor:
+        seen = kept.clone()
+        seen[:, rows.start : rows.stop] = ids[:, rows.start : rows.stop]
+        return self(seen)[:, rows.start : rows.stop]
+
+
+class Forwards:
+    """What an engine does for one request whose model's keys and values of a position are the token there."""
+
+    UNKNOWN = -1
+
+    def __init__(self, model, prompt: list[int], params: DecodingParams, computed: int = 0) -> None:
+        self.model = model
+        self.kept = np.full((params.contexts, len(prompt) + params.canvas_length), self.UNKNOWN)
+        self.kept[:, :computed] = prompt[:computed]
+        self.extents: list[Extent] = []
+
+    def logits(self, pending: Pending, part: slice) -> torch.Tensor:
+        """[sequences x masked, vocab] of the next part of a group; only `extent.rows` of it are computed."""
+        extent, contexts = pending.extent, pending.contexts[part]
+        self.extents.append(extent)
+        rows = slice(extent.rows.start, extent.rows.stop)
+        seen = self.kept[contexts]
+        seen[:, rows] = pending.sequences[part, rows]
+        if extent.refresh:
+            self.kept[contexts] = seen
+        seen, masked = seen[:, : extent.keys], pending.masked[part]
+        assert (seen != self.UNKNOWN).all(), "attended to, but never computed"
+        assert np.isin(masked, extent.rows).all(), "wanted, but not computed"
+        differing = (pending.sequences != pending.sequences[0]).any(0)
+        assert len(set(pending.contexts)) > 1 or np.isin(np.flatnonzero(differing), extent.window).all()
+        logits = self.model(torch.from_numpy(seen))
+        return logits[torch.arange(len(seen))[:, None], torch.from_numpy(masked)].flatten(0, 1)
+
+
+def drive(
+    model, prompt: list[int], params: DecodingParams, parts: Iterable[int] = (1_000_000,), computed: int = 0
+) -> tuple[list[int], Decoder]:
+    """Run a decoder to its end; `parts`, over and over: how many sequences of a group come at once."""
+    decoder = make_decoder(prompt, params, MASK_ID, computed=computed)
+    return run(decoder, Forwards(model, prompt, params, computed), parts), decoder
+
+
+def run(decoder: Decoder, forwards: Forwards, parts: Iterable[int] = (1_000_000,)) -> list[int]:
+    """See `drive`."""
+    tokens: list[int] = []
+    sizes = itertools.cycle(parts)
+    while decoder.pending is not None:
+        count = min(next(sizes), decoder.pending.remaining)
+        question = decoder.question(count)
+        (answer,) = read(forwards.logits(decoder.pending, decoder.pending.part(count)), [question], MASK_ID)
+        decoder.consume(count, answer)
+        tokens += decoder.take_final().tokens
+    return tokens

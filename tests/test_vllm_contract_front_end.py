@@ -1,0 +1,205 @@
+"""The seams of vLLM's front end this plugin stands on: patches, requests and responses, metrics, the page.
+
+Each assertion says what breaks if the seam moves; what fails here is work for a new minor.
+"""
+
+import ast
+import dataclasses
+import inspect
+from typing import Any
+
+import pytest
+from seams import attributes_read_by, attributes_set_by, calls_in, field_names, parameters
+from vllm.config import ObservabilityConfig
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponseChoice
+from vllm.entrypoints.openai.completion.protocol import CompletionResponseChoice
+from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, DetokenizeResponse
+from vllm.outputs import CompletionOutput
+from vllm.plugins.endpoint_plugins.interface import EndpointPlugin
+from vllm.renderers import ChatParams, TokenizeParams
+from vllm.v1.engine import EngineCoreRequest
+
+from vllm_infogain.admission import HONOURED, INTERNAL, NEUTRAL
+from vllm_infogain.engine import compat, metrics
+from vllm_infogain.page import Page
+
+
+def test_a_server_of_a_dead_engine_ends_where_we_look():
+    for caller in (compat.launcher, compat.vllm_error):
+        assert parameters(caller.terminate_if_errored) == ["server", "engine"]
+    assert "app" in parameters(inspect.unwrap(compat.api_server_entry.serve_http))
+    assert "serve_http" in calls_in(compat.api_server_entry.build_and_serve)
+
+
+def test_the_functions_our_patches_wrap_still_have_their_seams():
+    assert parameters(compat.AsyncLLM.generate)[:4] == ["self", "prompt", "sampling_params", "request_id"], (
+        "the check before a stream starts reads the prompt and the parameters from the first arguments"
+    )
+    for keyword in ("lora_request", "priority"):
+        assert keyword in parameters(compat.AsyncLLM.generate), "the check refuses it by this keyword"
+    assert inspect.isasyncgenfunction(inspect.unwrap(compat.AsyncLLM.generate)), (
+        "the check exists because an async generator's body runs only after the response has started"
+    )
+    for request in (compat.CompletionRequest, compat.ChatCompletionRequest):
+        assert "max_tokens" in request.model_fields, "the client's own canvas is read from it"
+        assert "max_tokens" in parameters(request.to_sampling_params), (
+            "vLLM cuts the canvas down here; we keep the figure"
+        )
+        assert "vllm_xargs" in request.model_fields, "decoding parameters arrive in it"
+    assert "max_completion_tokens" in compat.ChatCompletionRequest.model_fields, "chat's newer name of max_tokens"
+    assert {"sampling_params", "prompt_token_ids", "lora_request", "priority"} <= set(
+        EngineCoreRequest.__struct_fields__
+    ), "process_inputs returns the complete request, which the check reads"
+    assert isinstance(vars(compat.EngineArgs)["add_cli_args"], staticmethod), "the flag is added by wrapping it"
+
+
+def test_the_front_end_still_makes_outputs_where_reports_join_them():
+    taken = ["new_token_ids", "pooling_output", "finish_reason", "stop_reason", "kv_transfer_params"]
+    assert parameters(compat.RequestState.make_request_output)[1:6] == taken, (
+        "what the scheduler says of a sample is taken from these arguments"
+    )
+    assert "self._new_completion_output" in calls_in(compat.RequestState.make_request_output), (
+        "reports are attached to the outputs it makes"
+    )
+    output = CompletionOutput(0, "", [], None, None)
+    output.infogain = 1
+    assert output.infogain == 1, "the report hangs on the output as an attribute"
+
+
+def test_the_server_still_makes_responses_where_reports_and_steps_join_them():
+    completion, chat = compat.OpenAIServingCompletion, compat.OpenAIServingChat
+    wrapped = {
+        completion.request_output_to_completion_response: "self final_res_batch",
+        completion.completion_stream_generator:
+            "self request engine_inputs result_generator request_id created_time model_name num_prompts tokenizer",
+        chat.chat_completion_full_generator: "self request result_generator",
+        chat.chat_completion_stream_generator:
+            "self request result_generator request_id model_name conversation tokenizer",
+        compat.SimpleContext.append_output: "self output",
+        compat.OpenAIServingResponses._generate_with_builtin_tools: "self request_id engine_input sampling_params",
+    }  # fmt: skip
+    for function, names in wrapped.items():
+        given = parameters(function)[: len(names.split())]
+        assert given == names.split(), f"our wrap of {function.__qualname__} reads these arguments"
+    for generator in (completion.completion_stream_generator, chat.chat_completion_stream_generator):
+        assert inspect.isasyncgenfunction(inspect.unwrap(generator)), "streams are watched as async generators"
+        asked = ast.unparse(calls_in(generator)["should_include_usage"])
+        assert asked == "should_include_usage(stream_options, self.enable_force_include_usage)", "our chunks follow it"
+        assert "Chunked prefill case, don't return empty chunks" in inspect.getsource(inspect.unwrap(generator)), (
+            "an end without any token makes no chunk; once it does, ours is one too many"
+        )
+    for choice in (CompletionResponseChoice, ChatCompletionResponseChoice):
+        assert choice.model_config["extra"] == "allow", "a report is an extra field of a choice"
+    call = calls_in(completion._create_completion)["self.completion_stream_generator"]
+    assert {"tokenizer"} <= {keyword.arg for keyword in call.keywords}, "our wrap takes the tokenizer by name"
+
+
+def test_responses_are_still_generated_by_a_call_before_their_stream_starts():
+    assert "self._generate_with_builtin_tools" in calls_in(compat.OpenAIServingResponses._create_responses), (
+        "our check of a streamed response runs at this call"
+    )
+    assert inspect.isasyncgenfunction(inspect.unwrap(compat.AsyncLLM.generate)), (
+        "the check asks the engine for a generator that it never reads: nothing may be submitted by that"
+    )
+
+
+def test_the_seams_of_infilling_are_where_they_were():
+    base, hf = compat.BaseRenderer, compat.HfRenderer
+    assert parameters(base._tokenize_prompt) == ["self", "prompt", "params"], "masks in text become tokens there"
+    for name in ("_tokenize_singleton_prompt", "_tokenize_singleton_prompt_async"):
+        assert parameters(getattr(base, name)) == ["self", "prompt", "params"], "token ids are truncated there"
+        assert name not in vars(hf), "the renderer of our models has one of its own: wrap that"
+    assert "_tokenize_prompt" not in vars(hf), "the renderer of our models has one of its own: wrap that"
+    assert "self._tokenize_prompt" in inspect.getsource(base.__init__), "the async twin is made of it"
+    assert parameters(base.render_completion_suffix) == ["self", "prompt", "suffix"], "a suffix is rendered there"
+    for name in ("render_messages", "render_messages_async"):
+        assert parameters(getattr(hf, name)) == ["self", "messages", "params"], "a last message is continued there"
+    assert "chat_template_kwargs" in field_names(ChatParams), "continue_final_message is set in it"
+    needed = {"max_total_tokens", "truncate_prompt_tokens", "add_special_tokens"}
+    assert needed <= field_names(TokenizeParams), "a text with masks is tokenized whole, and not truncated"
+    assert parameters(compat.InputProcessor.process_inputs)[:4] == ["self", "request_id", "prompt", "params"], (
+        "masks of the prompt go into the parameters before it runs"
+    )
+    assert {"generation_config_fields", "renderer", "speculative_config", "structured_outputs_config"} <= (
+        attributes_set_by(compat.InputProcessor)
+    ), "parameters are completed from these before a stream starts"
+    assert "suffix" in compat.CompletionRequest.model_fields, "a request that inserts is told by it"
+
+
+@pytest.mark.parametrize(
+    ("create", "request_type"),
+    [
+        (compat.OpenAIServingCompletion.create_completion, compat.CompletionRequest),
+        (compat.OpenAIServingChat.create_chat_completion, compat.ChatCompletionRequest),
+        (compat.OpenAIServingResponses.create_responses, compat.ResponsesRequest),
+    ],
+)
+def test_a_constraint_can_be_had_before_a_request_is_served(create, request_type):
+    assert inspect.iscoroutinefunction(inspect.unwrap(create)), "it is checked in a thread, which is awaited"
+    assert parameters(create)[:2] == ["self", "request"]
+    assert parameters(request_type.extract_structured_outputs) == ["self"]
+    assert request_type.model_config["extra"] == "allow", "names that vLLM no longer knows are refused by us"
+
+
+@pytest.mark.parametrize("serving", [compat.OpenAIServingCompletion, compat.OpenAIServingChat])
+def test_the_server_sizes_the_output_by_the_length_we_wrap(serving):
+    assert parameters(compat.BaseServing._extract_prompt_len) == ["self", "prompt"]
+    sizes = [ast.unparse(argument) for argument in calls_in(serving)["get_max_tokens"].args]
+    assert "self._extract_prompt_len(engine_input)" in sizes, "a canvas that just fits would be refused"
+
+
+def test_parameters_can_be_copied_by_clone_and_lose_what_we_hung_on_them():
+    params = compat.SamplingParams(extra_args={"a": 1})
+    params.inserts = True
+    copy = params.clone()
+    copy.extra_args = {"b": 2}
+    assert params.extra_args == {"a": 1}, "callers share parameters; the canvas goes into a copy"
+    assert not hasattr(copy, "inserts"), "what the client asked for is read off the original, never off a copy"
+
+
+def test_sampling_params_take_the_attribute_that_carries_the_clients_canvas():
+    params = compat.SamplingParams()
+    params.requested_canvas = 5
+    assert params.requested_canvas == 5, "the check of a canvas cut down over HTTP needs to know what was asked for"
+
+
+def test_every_sampling_field_the_admission_check_names_exists():
+    known = set(compat.SamplingParams.__struct_fields__)
+    # Rows of other minors may be named too, but what is honoured must be there.
+    assert known >= HONOURED, "a field whose name changed would be refused under its new name"
+    assert known >= INTERNAL | NEUTRAL.keys(), "a name of no field is an exception from the check that hides nothing"
+
+
+def test_the_seams_that_our_metrics_use_are_there():
+    assert "make_stats" in attributes_read_by(compat.Scheduler), "our figures join the statistics that it makes"
+    made = inspect.signature(compat.Scheduler.make_stats).return_annotation
+    assert made == compat.SchedulerStats | None, "without statistics there is nothing to join"
+    types = {field.name: field.type for field in dataclasses.fields(compat.SchedulerStats)}
+    assert types["kv_connector_stats"] == dict[str, Any] | None, "our figures travel in it, whatever their form"
+    assert parameters(compat.StatLoggerManager.__init__)[:2] == ["self", "vllm_config"], (
+        "the wrapper sees by the configuration whether the engine is ours"
+    )
+    assert {"stat_loggers", "engine_indexes"} <= attributes_set_by(compat.StatLoggerManager), (
+        "our logger joins the first, for the engines in the second"
+    )
+    ours, theirs = (parameters(cls.record) for cls in (metrics.InfoGainStatLogger, compat.AggregateStatLoggerBase))
+    assert ours == theirs, "the manager calls every logger alike"
+    assert not metrics.InfoGainStatLogger.__abstractmethods__, "vLLM wants something more of a logger"
+
+
+def test_a_span_takes_what_we_give_it():
+    assert parameters(compat.instrument_manual)[:4] == ["span_name", "start_time", "end_time", "attributes"]
+    config = {field.name for field in dataclasses.fields(ObservabilityConfig)}
+    assert "otlp_traces_endpoint" in config, "spans are made where it is set"
+
+
+def test_the_page_has_what_vllm_asks_of_an_endpoint_plugin():
+    assert isinstance(Page(), EndpointPlugin), "its name and required_tasks decide whether it is loaded"
+    for name in ("attach_router", "init_state"):
+        theirs, ours = parameters(getattr(EndpointPlugin, name)), parameters(getattr(Page, name))
+        assert theirs == ours, f"vLLM calls {name} of the page"
+
+
+def test_token_ids_can_be_asked_for_their_text():
+    assert {"model", "tokens"} <= DetokenizeRequest.model_fields.keys(), "the page sends these to /detokenize"
+    assert "prompt" in DetokenizeResponse.model_fields, "the page reads tokens' texts there, for samplers without steps"
