@@ -92,7 +92,8 @@ def wait_until_idle(url: str, seconds: float = 30) -> None:
     """Wait until no request runs or waits and every KV page is free, those lent to candidates too."""
     deadline = time.monotonic() + seconds
     while True:
-        held = [(name, dict(labels), value) for (name, labels), value in scrape(url).items() if name in HELD and value]
+        now = metrics(url)
+        held = {name: now[name] for name in HELD if now[name]}
         if not held:
             return
         assert time.monotonic() < deadline, f"the server does not come to rest: {held}"

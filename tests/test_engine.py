@@ -98,6 +98,22 @@ def test_an_abort_frees_its_pages_and_harms_nobody(engine: Engine):
     assert len(engine.runner.requests) <= 1
 
 
+def test_a_request_is_told_nothing_of_an_earlier_one_of_its_id(engine: Engine, monkeypatch):
+    def keep_id(request) -> None:  # as with VLLM_DISABLE_REQUEST_ID_RANDOMIZATION, which is read at the start
+        request.external_req_id = request.request_id
+
+    monkeypatch.setattr(engine.llm.llm_engine.input_processor, "assign_request_id", keep_id)
+    job = Job("again", {"sampler": "ar", "block_length": 0}, max_tokens=40)
+
+    def start_again(step: int) -> None:
+        if step == 0:
+            engine.llm.llm_engine.abort_request(["0"])
+            engine.llm.llm_engine.add_request("0", job.prompt, job.sampling_params())
+
+    (output,) = engine.drive([job], start_again)
+    assert_matches_oracle(engine, job, output)
+
+
 def test_a_bad_request_in_a_batch_is_a_value_error_and_the_engine_goes_on(engine: Engine):
     with pytest.raises(ValueError, match="num_candidates=0: give a whole number from 1 to 64"):
         engine.run([MIXED[0], Job("bad", {"num_candidates": 0}), MIXED[1]])

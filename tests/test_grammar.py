@@ -113,7 +113,7 @@ def of_regex(pattern: str) -> TokenAutomaton:
     return automaton_of(pattern_of(StructuredOutputOptions.REGEX, pattern), TOKENS)
 
 
-@pytest.mark.parametrize("pattern", ["a(?=b)", "(a)\\1", "(", "a)|(b", "a$b", "a|(^b)", "\\bab\\b"])
+@pytest.mark.parametrize("pattern", ["a(?=b)", "(a)\\1", "(", "a)|(b", "a$b", "a|(^b)", "\\bab\\b", "a*+", "(?>a)"])
 def test_what_is_no_regular_expression_of_a_whole_text_is_refused(pattern):
     with pytest.raises(ValueError):
         of_regex(pattern)
@@ -152,8 +152,10 @@ def test_a_text_is_followed_to_a_final_state_exactly_if_the_whole_of_it_matches(
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(?i)[a-zß-ÿ]", "(?i)[^k\u017f\u0131]", r"(?i)\w", r"[^\W\d_]", "(?i)ǆ", "(?ai)[k-s]", r"(?a)\W"]
-)
+    "pattern",
+    ["(?i)[a-zß-ÿ]", "(?i)[^k\u017f\u0131]", r"(?i)\w", r"[^\W\d_]", "(?i)ǆ", "(?ai)[k-s]", r"(?a)\W",
+     r"(?a)(?u:\w)", r"(?i)[\s\dk]", r"(?i)[^\W\u017f-\u024f]"],
+)  # fmt: skip
 def test_a_class_holds_the_characters_that_it_holds_for_python(pattern):
     automaton = regular.over_bytes(pattern)
     for code in (*range(0x3000), *range(0xA640, 0xABC0), *range(0xFF00, 0x10500), 0x10FFFF):
@@ -185,7 +187,9 @@ SCHEMAS = [
     {"type": "array", "items": {"enum": [1, "a", None, {"b": [1.5]}]}, "minItems": 1, "maxItems": 3},
     {"anyOf": [{"type": "integer"}, {"type": "string", "minLength": 1, "maxLength": 3}, {"const": {"a": True}}]},
     {"type": ["number", "null", "boolean"], "title": "a title", "default": None},
-    {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 1, "maxProperties": 2},
+    {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 1},
+    {"properties": {"a": {}, "b": {"title": "anything"}}, "required": ["b"]},
+    {"type": "array", "prefixItems": [{}, {"type": "integer"}]},
     {"properties": {"a": {"$ref": "#/$defs/A"}, "b": STRING}, "required": ["a"], "$defs": {"A": {"type": "null"}}},
     {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string", "pattern": "^[abc]{2,3}|d$"}]},
     {"type": "string", "pattern": "ab|c[x-z]"},
@@ -239,12 +243,25 @@ def test_whatever_is_written_is_valid_by_the_schema(schema):
         ({"type": []}, "empty"),
         ({"type": "array", "items": STRING, "minItems": 1.0}, "minItems"),
         ({"type": "object", "additionalProperties": STRING, "minProperties": 2}, "minProperties"),
+        ({"type": "object", "additionalProperties": STRING, "maxProperties": 1}, "maxProperties"),
+        ({"type": "array", "items": STRING, "minItems": 2, "maxItems": 0}, "minItems"),
+        ({"type": "string", "minLength": 1 << 64}, "minLength"),
         ({"properties": [STRING]}, "properties"),
     ],
 )
 def test_what_a_schema_says_and_no_expression_would_hold_to_is_refused(schema, named):
     with pytest.raises(ValueError, match=named):
         pattern_of(StructuredOutputOptions.JSON, json.dumps(schema))
+
+
+def test_white_space_that_a_class_excludes_is_that_of_json_schemas_not_of_ascii():
+    pattern = pattern_of(
+        StructuredOutputOptions.JSON, json.dumps({"type": "string", "pattern": r'^[^\s"\\\x00-\x1f]$'})
+    )
+    excluded = " \xa0\u1680\u2000\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+    assert [re.fullmatch(pattern, f'"{character}"') is not None for character in excluded + "é\u200b"] == [
+        *[False] * len(excluded), True, True
+    ]  # fmt: skip
 
 
 def optional(depth: int):
@@ -267,8 +284,15 @@ def test_a_short_schema_of_a_huge_expression_is_refused_before_it_is_written_out
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(a|b)*a(a|b){30}", "(((a{100}){100}){100}){100}", r"\w{1000}", "((){1000}){1000}", ".*a" * 300]
-)
+    "pattern",
+    [
+        "(a|b)*a(a|b){30}", "(((a{100}){100}){100}){100}", r"\w{1000}", "((){1000}){1000}", ".*a" * 300,
+        "(" + "|" * 2000 + "){100000}",
+        "(?:(" + "|" * 4000 + ")(a|b))*a(a|b){13}",
+        "[" + "".join(map(chr, range(0x4E00, 0x5600))) + "]{50000}",
+        "(?i)" + "".join(f"[{chr(first)}-\uffff]" for first in range(0x100, 0x600)),
+    ],
+)  # fmt: skip
 def test_what_costs_too_much_to_compile_is_refused_at_the_same_step_every_time(pattern):
     # In a thread that is given up and goes on, it would take all memory there is.
     before = threading.active_count()
@@ -276,6 +300,19 @@ def test_what_costs_too_much_to_compile_is_refused_at_the_same_step_every_time(p
         with pytest.raises(ValueError, match="steps to compile"):
             regular.over_bytes(pattern)
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("opening", ["(", "(?:", "(?i:"])
+def test_what_is_nested_so_deeply_that_a_deeper_stack_might_not_parse_it_is_refused_on_any_stack(opening):
+    assert regular.over_bytes(opening * 100 + "a" + ")" * 100 + r"\([(]" * 200)
+    with pytest.raises(ValueError, match="nested"):
+        regular.over_bytes(opening * 101 + "a" + ")" * 101)
+
+
+@pytest.mark.parametrize("specification", ["[" * 8000, '{"const": ' + "[" * 900 + "]" * 900 + "}"])
+def test_json_nested_without_end_is_refused_as_any_other_that_cannot_be_compiled(specification):
+    with pytest.raises(ValueError):
+        compiled(StructuredOutputOptions.JSON, specification, TOKENS)
 
 
 def test_neither_a_constraint_nor_its_refusal_is_compiled_twice(monkeypatch):

@@ -126,6 +126,14 @@ BROKEN = {  # what comes, how it ends, what is said
     "a connection that breaks": (
         steps(["a"], [0.0]), "error", "the connection broke before the answer was complete."
     ),
+    "a run that the server ends": (
+        steps(["a"], [0.0]) + END.replace("length", "abort"), "close",
+        "the server ended it early: did it take longer than request_timeout?",
+    ),
+    "a run that the server ends before it began": (
+        event(text="", finish_reason="abort") + "data: [DONE]\n\n", "close",
+        "the server ended it early: did it take longer than request_timeout?",
+    ),
     "an engine that is not ours": (
         event(text="a", finish_reason="stop") + "data: [DONE]\n\n", "close",
         "the answer has no report: was the server started with --plugin infogain?",

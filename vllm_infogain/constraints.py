@@ -42,7 +42,7 @@ class Constraints:
         """
         for name, size in (("logit_bias", len(self.logit_bias)), ("stop_token_ids", len(stop_ids))):
             if size > MOST_TOKENS:
-                raise ParameterError(name, f"{size} tokens", f"give at most {MOST_TOKENS}, or use allowed_token_ids")
+                raise ParameterError(name, f"{size} tokens", f"give at most {MOST_TOKENS}")
         allowed, barred = set(self.allowed_ids), {mask_id, *self.banned_ids}
 
         def left_without(tokens: set[int]) -> int:

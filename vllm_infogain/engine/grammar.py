@@ -72,8 +72,8 @@ def compiled(kind: StructuredOutputOptions, specification: str, tokens: ModelTok
 
 
 def _size(found: TokenAutomaton | str) -> int:
-    # Beside its moves an automaton has a class for each token.
-    return 1000 if isinstance(found, str) else len(found.moves) + len(found.class_of)
+    # Beside its moves an automaton has a class for each token; and each has its specification.
+    return 1000 + (0 if isinstance(found, str) else len(found.moves) + len(found.class_of))
 
 
 @cached(LRUCache(MAX_CACHED, _size), lock=Lock())
@@ -83,6 +83,8 @@ def _compiled(kind: StructuredOutputOptions, specification: str, tokens: ModelTo
         return automaton_of(pattern_of(kind, specification), tokens)
     except (ValueError, TypeError) as error:
         return str(error)
+    except RecursionError:
+        return "it is nested too deeply; give one that is flatter"
 
 
 def pattern_of(kind: StructuredOutputOptions, specification: str) -> str:

@@ -16,12 +16,12 @@ def tell(
     Args:
         outputs: of this step, by client; they are added to.
         messages: by request; see progress.py.
-        clients: of the requests that were known before the step's output was taken.
+        clients: of the step's requests that were known before its output was taken.
     """
     told = {output.request_id: output for of_client in outputs.values() for output in of_client.outputs}
     for request_id, message in messages.items():
         if request_id not in clients:
-            continue  # aborted meanwhile
+            continue  # ended before the step, or aborted meanwhile
         if request_id not in told:
             told[request_id] = EngineCoreOutput(request_id, [])
             outputs.setdefault(clients[request_id], EngineCoreOutputs()).outputs.append(told[request_id])

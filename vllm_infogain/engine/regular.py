@@ -9,10 +9,13 @@ the grammar goes on. So Python's own parser reads the pattern, and `re` says wha
 
 import re
 import sys
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import accumulate
 from re import _constants as ops  # type: ignore[attr-defined]
 from re import _parser  # type: ignore[attr-defined]
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from vllm_infogain.sampling.automaton import TokenAutomaton, pack
 
 MAX_STEPS = 1 << 20  # edges and states gone through, of both automata; half a second
 FLAGS = re.IGNORECASE | re.DOTALL | re.ASCII  # of those that say which characters match
+MAX_DEPTH = 100  # of groups; whoever parses a pattern, vLLM too, has a few frames of the stack for each
 
 Ranges = tuple[tuple[int, int], ...]  # of code points: first and last, disjoint, ascending
 # How the rest of a character is spelled: (first byte, last byte, what then follows); () at its end.
@@ -48,6 +52,9 @@ def over_bytes(pattern: str) -> TokenAutomaton:
 
 
 def _parse(pattern: str):
+    parts = re.findall(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*|[()]", pattern, re.DOTALL)  # escapes, classes, parentheses
+    if max(accumulate((part == "(") - (part == ")") for part in parts), default=0) > MAX_DEPTH:
+        raise ValueError(f"{pattern[:200]!r} is nested more than {MAX_DEPTH} deep")
     try:
         return _parser.parse(pattern)
     except (re.error, RecursionError, OverflowError) as error:
@@ -60,6 +67,7 @@ class Nfa:
     def __init__(self) -> None:
         self.edges: list[list[tuple[int, int, int]]] = [[]]  # by state: first byte, last byte, next state
         self.free: list[list[int]] = [[]]  # by state: the states it is as good as
+        self.trees: dict[tuple[tuple, int], Tree] = {}  # of what stood at a place of a pattern, by its flags
         self.steps = 0
 
     def spend(self, steps: int) -> None:
@@ -94,20 +102,24 @@ class Nfa:
             if kind in (ops.LITERAL, ops.NOT_LITERAL, ops.ANY, ops.IN):
                 end = self.state()
                 items = tuple(value) if kind is ops.IN else ((kind, value),)
-                self._spell(_tree(_characters(items, flags & FLAGS)), at, end, {})
+                self._spell(self._tree(items, flags & FLAGS), at, end, {})
                 at = end
             elif kind is ops.SUBPATTERN:
                 _, added, removed, inner = value
+                if added & re.UNICODE:
+                    removed |= re.ASCII
                 at = self._add(inner, (flags | added) & ~removed, at)
             elif kind is ops.BRANCH:
                 end = self.state()
                 for branch in value[1]:
+                    self.spend(1)
                     self.free[self._add(branch, flags, at)].append(end)
                 at = end
             elif kind in (ops.MAX_REPEAT, ops.MIN_REPEAT):
                 at = self._repeat(value, flags, at)
             else:
-                raise ValueError(f"{str(kind).lower()} is in it, which no finite automaton can follow")
+                name = str(value if kind is ops.AT else kind).lower()
+                raise ValueError(f"{name} is in it, which is not served; leave it out")
         return at
 
     def _repeat(self, repeated: tuple[int, int, Iterable], flags: int, at: int) -> int:
@@ -126,6 +138,28 @@ class Nfa:
             at = self._add(inner, flags, at)
         self.free[at].append(end)
         return end
+
+    def _tree(self, items: tuple, flags: int) -> Tree:
+        self.spend(len(items))
+        if (items, flags) not in self.trees:
+            self.trees[items, flags] = _tree(self._characters(items, flags))
+        return self.trees[items, flags]
+
+    def _characters(self, items: tuple, flags: int) -> Ranges:
+        """Of one place in a pattern: literals, ranges and categories, or all but these."""
+        if items[0][0] is ops.ANY:
+            return _complement([] if flags & re.DOTALL else [(10, 10)])
+        ranges: list[tuple[int, int]] = []
+        for kind, value in items:
+            if kind is ops.CATEGORY:
+                ranges += _category(CATEGORIES[value], flags & re.ASCII)
+            elif kind is not ops.NEGATE:
+                low, high = value if kind is ops.RANGE else (value, value)
+                ranges.append((low, high))
+                if flags & re.IGNORECASE:
+                    ranges += _alike(low, high, flags & re.ASCII)
+        self.spend(len(ranges))
+        return _complement(ranges) if items[0][0] in (ops.NEGATE, ops.NOT_LITERAL) else _union(ranges)
 
     def _spell(self, tree: Tree, at: int, end: int, state_of: dict[int, int]) -> None:
         self.spend(4 * len(tree))
@@ -174,11 +208,13 @@ class Nfa:
         """Those that read a byte, or are final, of states and all they are as good as."""
         found = set(states)
         waiting = list(found)
+        self.spend(len(found))
         while waiting:
-            new = set(self.free[waiting.pop()]) - found
+            others = self.free[waiting.pop()]
+            self.spend(len(others))
+            new = set(others) - found
             found |= new
             waiting += new
-        self.spend(len(found))
         return frozenset(state for state in found if self.edges[state] or state == final)
 
 
@@ -190,47 +226,30 @@ CATEGORIES = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=1024)
-def _characters(items: tuple, flags: int) -> Ranges:
-    """Of one place in a pattern: literals, ranges and categories, or all but these."""
-    if items[0][0] is ops.ANY:
-        return _complement([] if flags & re.DOTALL else [(10, 10)])
-    negated = items[0][0] in (ops.NEGATE, ops.NOT_LITERAL)
-    ranges: list[tuple[int, int]] = []
-    text = ""  # the same, in a form that `re` reads
-    for kind, value in items:
-        if kind is ops.CATEGORY:
-            ranges += _matched(CATEGORIES[value], flags & re.ASCII)
-            text += CATEGORIES[value]
-        elif kind is not ops.NEGATE:
-            low, high = value if kind is ops.RANGE else (value, value)
-            ranges.append((low, high))
-            text += f"\\U{low:08x}-\\U{high:08x}"
-    found = _complement(ranges) if negated else _union(ranges)
-    if flags & re.IGNORECASE:
-        cased = _cased()
-        others = _complement([*_complement(found), *((ord(character), ord(character)) for character in cased)])
-        found = _union([*others, *_matched(f"[{'^' * negated}{text}]", flags & ~re.DOTALL, cased)])
-    return found
+@lru_cache(maxsize=len(CATEGORIES) * 2)
+def _category(written: str, flags: int) -> Ranges:
+    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    return tuple((ord(run[0][0]), ord(run[0][-1])) for run in re.finditer(f"{written}+", everything, flags))
 
 
-def _matched(pattern: str, flags: int, characters: str | None = None) -> Ranges:
-    """The characters, of all or of some, that a pattern of one matches."""
-    found = re.finditer(f"{pattern}+", characters or _everything(), flags)
-    if characters is None:
-        return tuple((ord(run[0][0]), ord(run[0][-1])) for run in found)
-    return tuple((ord(character), ord(character)) for run in found for character in run[0])
+def _alike(low: int, high: int, flags: int) -> list[tuple[int, int]]:
+    """The characters that are one of a range if case means nothing."""
+    if flags & re.ASCII:
+        return [(ord(c.swapcase()),) * 2 for c in ascii_letters if low <= ord(c) <= high]
+    codes, others = _cased()
+    return [other for code in codes[bisect_left(codes, low) : bisect_right(codes, high)] for other in others[code]]
 
 
 @lru_cache(maxsize=1)
-def _everything() -> str:
-    return "".join(map(chr, range(sys.maxunicode + 1)))
-
-
-@lru_cache(maxsize=1)
-def _cased() -> str:
-    """Characters that are another one in some case; to all others case means nothing."""
-    return "".join(c for c in _everything() if not c == c.lower() == c.upper() == c.casefold())
+def _cased() -> tuple[list[int], dict[int, list[tuple[int, int]]]]:
+    """The characters that are alike but for case, ascending, and what each is like: to `re`, those whose small letters
+    have one capital, as i and the dotless one have."""
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for code, character in enumerate(map(chr, range(sys.maxunicode + 1))):
+        if not character == character.lower() == character.upper():
+            groups.setdefault(character.lower()[0].upper(), []).append((code, code))
+    others = {code: group for group in groups.values() if len(group) > 1 for code, _ in group}
+    return sorted(others), others
 
 
 def _union(ranges: Iterable[tuple[int, int]]) -> Ranges:
@@ -256,7 +275,6 @@ LENGTHS = ((0, 0x7F, 0, 0), (0x80, 0x7FF, 0xC0, 1), (0x800, 0xD7FF, 0xE0, 2), (0
            (0x10000, sys.maxunicode, 0xF0, 3))  # fmt: skip
 
 
-@lru_cache(maxsize=1024)
 def _tree(ranges: Ranges) -> Tree:
     """How characters are spelled. What goes on alike is one object."""
     nodes: dict[tuple[int, Ranges], Tree] = {}

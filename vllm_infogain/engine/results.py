@@ -35,7 +35,8 @@ def step_result(
         if finals[request_id].tokens or steps:
             result.messages[request_id] = _message(decoder, steps)
     for request_id, decoder in ended.items():
-        result.messages[request_id] = _message(decoder, decoder.take_steps())
+        if request_id not in decoders:  # else its id is used again
+            result.messages[request_id] = _message(decoder, decoder.take_steps())
     return result
 
 

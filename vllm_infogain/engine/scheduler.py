@@ -236,7 +236,8 @@ class InfoGainScheduler(Scheduler):
                 if request_id in self._entries:
                     self._entries[request_id].demand = demand
             messages = model_runner_output.messages
-        clients = {request_id: request.client_index for request_id, request in self.requests.items()}
+        groups, known = scheduler_output.groups, self.requests
+        clients = {request_id: known[request_id].client_index for request_id in groups if request_id in known}
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         tell(outputs, messages, clients)
         tell_timed_out(outputs, self._timed_out, messages)

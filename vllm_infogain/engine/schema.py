@@ -32,11 +32,12 @@ READ_WITH = {
 READ_WITH_TYPE = {
     "string": {"minLength", "maxLength"},
     "array": {"items", "minItems", "maxItems"},
-    "object": {"additionalProperties", "minProperties", "maxProperties"},
+    "object": {"additionalProperties", "minProperties"},  # of maxProperties outlines reads only 0
 }
 # Of what type is what these write, in an example.
 WRITTEN: dict[str | None, Any] = {"properties": {}, "prefixItems": [], "enum": None, "const": None}
-COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
+COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties"})
+MAX_COUNT = 1 << 32  # one above 64 bits outlines passes over
 TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str, "number": (int, float), "integer": int, "boolean": bool, "null": type(None), "object": dict,
     "array": list,
@@ -44,8 +45,10 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 MAX_PARTS = 1000  # a few references can name each other's parts more often than there is memory for
 MAX_DEPTH = 50
 MAX_EXPRESSION = 1 << 16  # characters; where no property is required, outlines writes out who may come first
+NEGATED = re.compile(r"\[\^\]?(?:\\.|[^\]\\])*", re.DOTALL)  # a class of all characters but some
 # In a JSON string only as parts of escapes, which a pattern knows nothing of.
 NEVER_IN_STRINGS = frozenset({*range(0x20), ord('"'), ord("\\")})
+SPACES = "\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"  # of \s in JSON schemas, beside those of ASCII
 
 
 def schema_pattern(specification: str) -> str:
@@ -95,6 +98,8 @@ class _Served:
         elif form is None:
             for keyword in served.keys() & {"items", "additionalProperties"}:
                 served[keyword] = self.part(served[keyword], depth + 1, references)
+            # Whatever is valid: alone outlines writes it as alternatives without parentheses around them.
+            served = served or {"anyOf": [{}]}
         else:
             served = {form: _written(served[form])}
         return served
@@ -116,7 +121,7 @@ class _Served:
     def _pattern(self, schema: dict[str, Any], form: str) -> str:
         """A text that ends its JSON string early, or begins an escape, would not be JSON."""
         if form == "pattern":
-            text = whole(_of(str, schema, form))
+            text = NEGATED.sub(lambda found: found[0].replace(r"\s", rf"\s{SPACES}"), whole(_of(str, schema, form)))
         else:
             text = build_regex_from_schema(json.dumps({"type": "string", "format": schema[form]}))[1:-1]
         # As in JSON schemas, digits and letters are those of ASCII.
@@ -149,8 +154,12 @@ def _check_keywords(schema: Any) -> str | None:
     for keyword in schema.keys() - ANNOTATIONS - read:
         raise ValueError(f"{keyword!r}{f' beside {form!r}' if form else ''} is not served; leave it out")
     for keyword in COUNTS & schema.keys():
-        if isinstance(schema[keyword], bool) or not isinstance(schema[keyword], int) or schema[keyword] < 0:
-            raise ValueError(f"{keyword!r} is {schema[keyword]!r}; give a whole number of 0 or more")
+        count = schema[keyword]
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_COUNT:
+            raise ValueError(f"{keyword!r} is {count!r}; give a whole number from 0 to {MAX_COUNT}")
+    for of in ("Length", "Items"):
+        if schema.get(f"min{of}", 0) > schema.get(f"max{of}", MAX_COUNT):
+            raise ValueError(f"'min{of}' is above 'max{of}', which nothing is valid by")
     if schema.get("minProperties", 0) > 1:
         raise ValueError("'minProperties' above 1 is not served: names may repeat; name the properties")
     if kind == [] or (form in ("allOf", "anyOf", "enum") and not _of(list, schema, form)):

@@ -24,15 +24,18 @@ async function complete(run, sent) {
   const body = { ...sent.body, stream: true, vllm_xargs: { ...sent.knobs, sampler: run.sampler, ...knobs } };
   const response = await request("v1/completions", { ...sent, body });
   let ended = false;
+  let reason;
   for await (const data of eventData(response.body)) {
     if ((ended = data === "[DONE]")) break;
     const { choices, error } = JSON.parse(data);
     if (error) throw new Problem(error.message);
     run.steps.push(...(choices[0]?.infogain_steps ?? []));
     run.report = choices[0]?.infogain ?? run.report;
+    reason = choices[0]?.finish_reason ?? reason;
     follow();
   }
   if (!ended) throw new Problem("the connection ended before the answer did.");
+  if (reason === "abort") throw new Problem("the server ended it early: did it take longer than request_timeout?");
   if (!run.report) throw new Problem("the answer has no report: was the server started with --plugin infogain?");
   if (whole) { // a report names tokens by their ids
     const { trajectory } = run.report;

@@ -25,8 +25,7 @@ def adjust_logits(logits: torch.Tensor, mask_id: int, params: DecodingParams) ->
             logits[:, token] -= params.eos_penalty
     constraints = params.constraints
     if constraints.logit_bias:
-        tokens = [token for token, _ in constraints.logit_bias]
-        biases = [bias for _, bias in constraints.logit_bias]  # not by zip(*...): slow where there are 10^5
+        tokens, biases = zip(*constraints.logit_bias, strict=True)
         index, bias = to_device([np.array(tokens), np.array(biases, dtype=np.float64)], logits.device)
         logits += torch.zeros_like(logits[0]).index_add_(0, index, bias.float())
     if constraints.allowed_ids:
