@@ -24,6 +24,7 @@ VLLMS_OWN = (
     "repetition_penalty",
     "response_format",
     "structured_outputs",
+    "guided_regex",
     "return_token_ids",
     "priority",
 )  # fields the client knows no argument for
