@@ -49,7 +49,7 @@ class Forwards:
 
     def __init__(self, model, prompt: list[int], params: DecodingParams, computed: int = 0) -> None:
         self.model = model
-        self.kept = np.full((params.contexts, len(prompt) + params.canvas_length), self.UNKNOWN)
+        self.kept = np.full((params.num_kept_states, len(prompt) + params.canvas_length), self.UNKNOWN)
         self.kept[:, :computed] = prompt[:computed]
         self.extents: list[Extent] = []
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import openai
+import promql_parser
 import pytest
 from collector import collecting
 from engines import MASK_ID, Job, running
@@ -266,11 +267,21 @@ def test_every_step_is_a_span_with_its_timings(traffic, collector, url):
     assert all(one.ended <= other.started for one, other in pairwise(ordered))
 
 
+def dashboard_queries() -> list[str]:
+    dashboard = json.loads(DASHBOARD.read_text())
+    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+
+@pytest.mark.parametrize("query", dashboard_queries())
+def test_a_query_of_the_dashboard_is_prometheus(query):
+    # Grafana fills in what begins with a dollar sign.
+    promql_parser.parse(query.replace("$__rate_interval", "5m"))
+
+
 @pytest.mark.engine
 def test_the_dashboard_shows_every_metric_of_ours_and_none_that_is_not_served(traffic):
     dashboard = json.loads(DASHBOARD.read_text())
-    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    expressions += [variable["query"] for variable in dashboard["templating"]["list"]]
+    expressions = dashboard_queries() + [variable["query"] for variable in dashboard["templating"]["list"]]
     shown = {name for expression in expressions for name in re.findall(r"(?:vllm|infogain):\w+", expression)}
     served = {name for name, _ in traffic[1]}
     assert shown <= served

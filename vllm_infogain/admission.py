@@ -217,10 +217,10 @@ def _check_kept_states(params: DecodingParams, length: int, vllm_config: VllmCon
     """A request whose kept states do not fit the KV pool would wait for ever."""
     cache = vllm_config.cache_config
     pages = (cache.num_gpu_blocks or 0) // vllm_config.parallel_config.data_parallel_size - 1  # one is vLLM's null page
-    if params.contexts > 1 and params.contexts * cdiv(length, cache.block_size) > pages > 0:
+    if params.num_kept_states > 1 and params.num_kept_states * cdiv(length, cache.block_size) > pages > 0:
         name = "beam_width" if params.sampler == "beam" else "num_generations"
         raise ParameterError(
-            name, params.contexts,
+            name, params.num_kept_states,
             f"with cache={params.cache!r} it keeps so many copies of {length} positions, and the KV pool holds "
             f"{pages * cache.block_size} positions in all; give fewer, or cache='none'",
         )  # fmt: skip

@@ -131,7 +131,7 @@ class DecodingParams:
         return behind + self.shift  # the row that the block's first position is read off lies before it
 
     @property
-    def contexts(self) -> int:
+    def num_kept_states(self) -> int:
         """The largest number of states whose keys and values are kept side by side; 1 also where none are kept."""
         if not self.is_cached:
             return 1

@@ -104,7 +104,7 @@ def _page_tables(group: SequenceGroup, own: range, is_copied: bool) -> tuple[np.
     The first sequence, or in a refresh every one, lies in its context's own pages; the others have scratch pages in
     place of those that may differ.
     """
-    table = np.array(group.pages.contexts)[group.contexts]
+    table = np.array(group.pages.state_pages)[group.contexts]
     others = range(0) if group.extent.refresh else range(1, len(table))
     if not others:
         return table, []

@@ -21,7 +21,7 @@ class Entry:
     largest_scratch: int  # scratch pages that its largest group needs
     klass_mib: float  # of log-probabilities that the worker keeps for it from step to step
     demand: Demand  # what it wants evaluated next
-    contexts: list[list] = field(default_factory=list)  # while it runs: pages of its kept states but the first
+    further_pages: list[list] = field(default_factory=list)  # while it runs: pages of its kept states but the first
     lost: int | None = None  # after a preemption: the first kept state not computed again yet
     is_known: bool = False  # to the worker
 

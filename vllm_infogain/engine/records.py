@@ -24,7 +24,7 @@ class GroupPlan:
     """What one request may evaluate in this step. Set by the scheduler."""
 
     sequences: int  # the next so many of what it asked for, or of its kept states
-    contexts: tuple[tuple[int, ...], ...]  # KV pages of each kept state; without a cache: of the first sequence
+    state_pages: tuple[tuple[int, ...], ...]  # KV pages of each kept state; without a cache: of the first sequence
     scratch: tuple[int, ...] = ()  # further KV pages, lent for this step
     restored: int | None = None  # not what it asked for: its kept states from this one on, lost by a preemption
 

@@ -2,33 +2,25 @@
 
 What vLLM compiles with, outlines, has no such bound: behind a pattern it gives up waiting for, a thread goes on, and
 takes all the memory there is. Nor can its index stand in for the automaton: it loses strings in which a shorter one of
-the grammar goes on. So Python's own parser reads the pattern, and `re` says what its character classes hold:
+the grammar goes on. So Python's own parser reads the pattern, and `re` says what its categories hold:
 
     pattern -> tree of `re` -> NFA over the bytes of UTF-8 -> DFA -> TokenAutomaton
 """
 
 import re
-import sys
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from functools import lru_cache
 from itertools import accumulate
 from re import _constants as ops  # type: ignore[attr-defined]
 from re import _parser  # type: ignore[attr-defined]
-from string import ascii_letters
-from typing import Any
 
 import numpy as np
 
+from vllm_infogain.engine.characters import Ranges, Tree, alike, category, complement, spelled, union
 from vllm_infogain.sampling.automaton import TokenAutomaton, pack
 
 MAX_STEPS = 1 << 20  # edges and states gone through, of both automata; half a second
 FLAGS = re.IGNORECASE | re.DOTALL | re.ASCII  # of those that say which characters match
 MAX_DEPTH = 100  # of groups; whoever parses a pattern, vLLM too, has a few frames of the stack for each
-
-Ranges = tuple[tuple[int, int], ...]  # of code points: first and last, disjoint, ascending
-# How the rest of a character is spelled: (first byte, last byte, what then follows); () at its end.
-Tree = tuple[tuple[int, int, Any], ...]
 
 
 def whole(pattern: str) -> str:
@@ -142,24 +134,24 @@ class Nfa:
     def _tree(self, items: tuple, flags: int) -> Tree:
         self.spend(len(items))
         if (items, flags) not in self.trees:
-            self.trees[items, flags] = _tree(self._characters(items, flags))
+            self.trees[items, flags] = spelled(self._characters(items, flags))
         return self.trees[items, flags]
 
     def _characters(self, items: tuple, flags: int) -> Ranges:
         """Of one place in a pattern: literals, ranges and categories, or all but these."""
         if items[0][0] is ops.ANY:
-            return _complement([] if flags & re.DOTALL else [(10, 10)])
+            return complement([] if flags & re.DOTALL else [(10, 10)])
         ranges: list[tuple[int, int]] = []
         for kind, value in items:
             if kind is ops.CATEGORY:
-                ranges += _category(CATEGORIES[value], flags & re.ASCII)
+                ranges += category(value, flags & re.ASCII)
             elif kind is not ops.NEGATE:
                 low, high = value if kind is ops.RANGE else (value, value)
                 ranges.append((low, high))
                 if flags & re.IGNORECASE:
-                    ranges += _alike(low, high, flags & re.ASCII)
+                    ranges += alike(low, high, flags & re.ASCII)
         self.spend(len(ranges))
-        return _complement(ranges) if items[0][0] in (ops.NEGATE, ops.NOT_LITERAL) else _union(ranges)
+        return complement(ranges) if items[0][0] in (ops.NEGATE, ops.NOT_LITERAL) else union(ranges)
 
     def _spell(self, tree: Tree, at: int, end: int, state_of: dict[int, int]) -> None:
         self.spend(4 * len(tree))
@@ -216,93 +208,3 @@ class Nfa:
             found |= new
             waiting += new
         return frozenset(state for state in found if self.edges[state] or state == final)
-
-
-# Characters.
-
-CATEGORIES = {
-    ops.CATEGORY_DIGIT: r"\d", ops.CATEGORY_NOT_DIGIT: r"\D", ops.CATEGORY_SPACE: r"\s", ops.CATEGORY_NOT_SPACE: r"\S",
-    ops.CATEGORY_WORD: r"\w", ops.CATEGORY_NOT_WORD: r"\W",
-}  # fmt: skip
-
-
-@lru_cache(maxsize=len(CATEGORIES) * 2)
-def _category(written: str, flags: int) -> Ranges:
-    everything = "".join(map(chr, range(sys.maxunicode + 1)))
-    return tuple((ord(run[0][0]), ord(run[0][-1])) for run in re.finditer(f"{written}+", everything, flags))
-
-
-def _alike(low: int, high: int, flags: int) -> list[tuple[int, int]]:
-    """The characters that are one of a range if case means nothing."""
-    if flags & re.ASCII:
-        return [(ord(c.swapcase()),) * 2 for c in ascii_letters if low <= ord(c) <= high]
-    codes, others = _cased()
-    return [other for code in codes[bisect_left(codes, low) : bisect_right(codes, high)] for other in others[code]]
-
-
-@lru_cache(maxsize=1)
-def _cased() -> tuple[list[int], dict[int, list[tuple[int, int]]]]:
-    """The characters that are alike but for case, ascending, and what each is like: to `re`, those whose small letters
-    have one capital, as i and the dotless one have."""
-    groups: dict[str, list[tuple[int, int]]] = {}
-    for code, character in enumerate(map(chr, range(sys.maxunicode + 1))):
-        if not character == character.lower() == character.upper():
-            groups.setdefault(character.lower()[0].upper(), []).append((code, code))
-    others = {code: group for group in groups.values() if len(group) > 1 for code, _ in group}
-    return sorted(others), others
-
-
-def _union(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    joined: list[tuple[int, int]] = []
-    for low, high in sorted(ranges):
-        if joined and low <= joined[-1][1] + 1:
-            joined[-1] = joined[-1][0], max(joined[-1][1], high)
-        else:
-            joined.append((low, high))
-    return tuple(joined)
-
-
-def _complement(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    joined = _union(ranges)
-    lows, highs = [0, *(high + 1 for _, high in joined)], [*(low - 1 for low, _ in joined), sys.maxunicode]
-    return tuple((low, high) for low, high in zip(lows, highs, strict=True) if low <= high)
-
-
-# UTF-8.
-
-# First and last code point of each length, its first byte, and the bytes that follow.
-LENGTHS = ((0, 0x7F, 0, 0), (0x80, 0x7FF, 0xC0, 1), (0x800, 0xD7FF, 0xE0, 2), (0xE000, 0xFFFF, 0xE0, 2),
-           (0x10000, sys.maxunicode, 0xF0, 3))  # fmt: skip
-
-
-def _tree(ranges: Ranges) -> Tree:
-    """How characters are spelled. What goes on alike is one object."""
-    nodes: dict[tuple[int, Ranges], Tree] = {}
-    tree: Tree = ()
-    for first, last, byte, more in LENGTHS:
-        own = tuple((max(low, first), min(high, last)) for low, high in ranges if low <= last and high >= first)
-        tree += _branches(own, byte, more, nodes)
-    return tree
-
-
-def _branches(ranges: Ranges, byte: int, more: int, nodes: dict[tuple[int, Ranges], Tree]) -> Tree:
-    """Of numbers spelled by a byte, that counts from `byte`, and `more` bytes of six bits each."""
-    size = 64**more
-    within: dict[int, list[tuple[int, int]]] = {}  # by first byte
-    for low, high in ranges:
-        for lead in range(low // size, high // size + 1):
-            start = lead * size
-            within.setdefault(lead, []).append((max(low - start, 0), min(high - start, size - 1)))
-    branches: list[tuple[int, int, Any]] = []
-    for lead, parts in within.items():
-        rest: Tree = ()
-        if more:
-            key = more, tuple(parts)
-            if key not in nodes:
-                nodes[key] = _branches(key[1], 0x80, more - 1, nodes)
-            rest = nodes[key]
-        if branches and branches[-1][2] is rest and branches[-1][1] == byte + lead - 1:
-            branches[-1] = branches[-1][0], byte + lead, rest
-        else:
-            branches.append((byte + lead, byte + lead, rest))
-    return tuple(branches)

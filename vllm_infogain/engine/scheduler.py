@@ -58,9 +58,9 @@ class InfoGainScheduler(Scheduler):
         # At the end of a request and at a preemption.
         super()._free_request_blocks(request)
         entry = self._entries[request.request_id]
-        for pages in entry.contexts:
+        for pages in entry.further_pages:
             self.kv_cache_manager.block_pool.free_blocks(pages)
-        entry.contexts = []
+        entry.further_pages = []
 
     def _preempt_request(self, request: Request, timestamp: float, drop_stale_output: bool = False) -> None:
         super()._preempt_request(request, timestamp, drop_stale_output)
@@ -123,7 +123,7 @@ class InfoGainScheduler(Scheduler):
                 return
             if entry.klass_mib and sum(one.klass_mib for one in (*others, entry)) > self.settings.klass_mib:
                 return
-            further = entry.params.contexts - 1
+            further = entry.params.num_kept_states - 1
             known, computed = None, 0
             if not entry.is_known and not further:
                 known, computed, _ = self.kv_cache_manager.get_computed_blocks(request)
@@ -141,7 +141,7 @@ class InfoGainScheduler(Scheduler):
             if blocks is None:
                 return
             pool = self.kv_cache_manager.block_pool
-            entry.contexts = [pool.get_new_blocks(self._pages(entry)) for _ in range(further)]
+            entry.further_pages = [pool.get_new_blocks(self._pages(entry)) for _ in range(further)]
             request.num_computed_tokens = computed  # what the worker need not compute; told it once
             self.waiting.remove_request(request)
             self.deferred_waiting.discard(request)  # where vLLM counts those whose grammar is being compiled
@@ -181,7 +181,7 @@ class InfoGainScheduler(Scheduler):
         self._scratch += scratch
         contexts = [
             tuple(self.kv_cache_manager.get_block_ids(request.request_id)[0]),
-            *(tuple(block.block_id for block in context) for context in entry.contexts),
+            *(tuple(block.block_id for block in context) for context in entry.further_pages),
         ]
         return GroupPlan(fitting, tuple(contexts), tuple(block.block_id for block in scratch), entry.lost)
 
