@@ -32,7 +32,7 @@ def apply() -> None:
 
 def _make_complete_request(process_inputs):
     def wrapper(self, request_id, prompt, params, *args, **kwargs):
-        from vllm_infogain.admission import check_request, refusing
+        from vllm_infogain.admission import check_constraint_first, check_request, refusing
         from vllm_infogain.plugin import is_active
 
         if not is_active(self.vllm_config):
@@ -40,7 +40,7 @@ def _make_complete_request(process_inputs):
         if not (isinstance(prompt, dict) and "type" in prompt):
             prompt = _rendered(self, prompt, kwargs.get("tokenization_kwargs"))
         params = _with_canvas(self, params, prompt)
-        _check_constraint(params, self.vllm_config)
+        check_constraint_first(getattr(params, "structured_outputs", None), self.vllm_config)
         with refusing():
             request = process_inputs(self, request_id, prompt, params, *args, **kwargs)
         check_request(
@@ -145,11 +145,12 @@ def _with_canvas(processor, params, engine_input):
 
 def _filled_in(processor, params: Any, prompt_length: int):
     """Parameters as `process_inputs` completes them, with stop tokens, bad words as tokens and a length, or refuses."""
+    from vllm_infogain.admission import check_constraint_first
     from vllm_infogain.engine.compat import SamplingParams
 
     if not isinstance(params, SamplingParams):
         return params
-    _check_constraint(params, processor.vllm_config)
+    check_constraint_first(params.structured_outputs, processor.vllm_config)
     params = params.clone()
     params.verify(
         processor.model_config, processor.speculative_config, processor.structured_outputs_config, processor.tokenizer
@@ -160,13 +161,3 @@ def _filled_in(processor, params: Any, prompt_length: int):
     if params.max_tokens is None:
         params.max_tokens = processor.model_config.max_model_len - prompt_length
     return params
-
-
-def _check_constraint(params, vllm_config) -> None:
-    """Before vLLM checks it, which has no bound."""
-    from vllm_infogain.admission import refusing
-    from vllm_infogain.structured import check_constraint
-
-    if getattr(params, "structured_outputs", None) is not None:
-        with refusing():
-            check_constraint(params.structured_outputs, vllm_config)

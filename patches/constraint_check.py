@@ -28,14 +28,16 @@ def apply() -> None:
 
 def _check_first(create):
     async def wrapper(self, request, *args, **kwargs):
+        from vllm_infogain.admission import check_constraint_first
         from vllm_infogain.plugin import is_active
 
-        if is_active(self.engine_client.vllm_config):
+        vllm_config = self.engine_client.vllm_config
+        if is_active(vllm_config):
             _refuse_old_names(request)
             constraint = request.extract_structured_outputs()
             if constraint is not None:
                 loop = asyncio.get_running_loop()
-                await loop.run_in_executor(_compiler, _check, constraint, self.engine_client.vllm_config)
+                await loop.run_in_executor(_compiler, check_constraint_first, constraint, vllm_config)
         return await create(self, request, *args, **kwargs)
 
     return wrapper
@@ -50,11 +52,3 @@ def _refuse_old_names(request) -> None:
         if name.startswith("guided_"):
             with refusing():
                 raise ParameterError(name, value, "give it as structured_outputs, such as {'regex': ...}")
-
-
-def _check(constraint, vllm_config) -> None:
-    from vllm_infogain.admission import refusing
-    from vllm_infogain.structured import check_constraint
-
-    with refusing():
-        check_constraint(constraint, vllm_config)

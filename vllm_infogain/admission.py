@@ -14,7 +14,7 @@ from vllm_infogain.infill import check_infill, initial_canvas, stops_from
 from vllm_infogain.params import MAX_SEQUENCES, DecodingParams, parse_params
 from vllm_infogain.sampling.frequencies import load_log_frequencies
 from vllm_infogain.settings import parse_settings
-from vllm_infogain.structured import check_structured_outputs
+from vllm_infogain.structured import check_constraint, check_structured_outputs
 from vllm_infogain.values import ParameterError
 
 # Fields of SamplingParams that are honoured, here or by vLLM's own output processor. Any other field must keep its
@@ -43,6 +43,17 @@ def refusing() -> Iterator[None]:
         raise
     except (ParameterError, VLLMValidationError) as error:
         raise RequestError(str(error), parameter=error.parameter) from None
+
+
+def check_constraint_first(constraint: Any, vllm_config: VllmConfig) -> None:
+    """Refuse a constraint, StructuredOutputsParams or None, before vLLM checks it, which has no bound.
+
+    Raises:
+        RequestError: see `check_constraint`.
+    """
+    if constraint is not None:
+        with refusing():
+            check_constraint(constraint, vllm_config)
 
 
 def background_log_frequencies(vllm_config: VllmConfig) -> np.ndarray | None:

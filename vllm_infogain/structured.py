@@ -34,7 +34,7 @@ def check_constraint(constraint: Any, vllm_config: VllmConfig) -> tuple[TokenAut
     _check_server(vllm_config)
     _check_fields(constraint)
     kind, specification = get_structured_output_key(constraint)
-    name, shown = f"structured_outputs.{kind.name.lower()}", specification[:200]
+    name, shown = _named(constraint)
     if len(specification) > MAX_SPECIFICATION:
         raise ParameterError(name, shown, f"is {len(specification)} characters long; give at most {MAX_SPECIFICATION}")
     try:
@@ -64,8 +64,7 @@ def check_structured_outputs(params: SamplingParams, canvas: Sequence[int], vllm
     for field in ("allowed_token_ids", "bad_words", "min_tokens"):
         if value := getattr(params, field):
             raise ParameterError(field, value, NOT_TOGETHER)
-    kind, specification = get_structured_output_key(params.structured_outputs)
-    name, shown = f"structured_outputs.{kind.name.lower()}", specification[:200]
+    name, shown = _named(params.structured_outputs)
     for stop in set(params.stop_token_ids or ()) - set(model_tokens(vllm_config).end_ids):
         if 0 <= stop < len(automaton.class_of) and automaton.class_of[stop] != NEVER:
             raise ParameterError("stop_token_ids", stop, "the grammar has it as text, which would be cut; leave it out")
@@ -82,6 +81,12 @@ def check_structured_outputs(params: SamplingParams, canvas: Sequence[int], vllm
         raise ParameterError(
             name, shown, "the canvas cannot be completed to a text that matches; change it, or what is pinned in it"
         )
+
+
+def _named(constraint: Any) -> tuple[str, str]:
+    """The field that holds a constraint, and the beginning of what it says."""
+    kind, specification = get_structured_output_key(constraint)
+    return f"structured_outputs.{kind.name.lower()}", specification[:200]
 
 
 def _check_server(vllm_config: VllmConfig) -> None:
