@@ -36,8 +36,10 @@ class Batch:
     input_ids: torch.Tensor  # [rows] int64
     positions: torch.Tensor  # [rows] int64
     slot_mapping: torch.Tensor  # [rows] int64: where each row's K and V go
-    query_start: torch.Tensor  # [segments + 1] int32, host
-    keys: torch.Tensor  # [segments] int32, host: keys each attends to
+    query_start: torch.Tensor  # [segments + 1] int32
+    keys: torch.Tensor  # [segments] int32: keys each attends to
+    query_start_host: torch.Tensor  # the same on the host, where vLLM reads them too
+    keys_host: torch.Tensor
     page_table: torch.Tensor  # [segments, pages] int32, padded with page 0
     logit_rows: torch.Tensor  # [masked rows] int64: rows whose logits are needed, group by group
     copied_pages: torch.Tensor  # [2, pages] int64: from, to; before the forward
@@ -75,7 +77,7 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
         tables.append(table if len(segment_keys) == 1 else table.repeat(len(segment_keys), axis=0))
         first_row += count * len(rows)
 
-    page_table = np.zeros((sum(map(len, tables)), max(table.shape[1] for table in tables)), dtype=np.int64)
+    page_table = np.zeros((sum(map(len, tables)), max(table.shape[1] for table in tables)), dtype=np.int32)
     first = 0
     for table in tables:
         page_table[first : first + len(table), : table.shape[1]] = table
@@ -83,16 +85,20 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
 
     per_row = [np.concatenate(arrays) for arrays in (ids, positions, slots, logit_rows)]
     copied_pages = np.array(copies, dtype=np.int64).reshape(-1, 2).T
-    on_device = to_device([*per_row, page_table, copied_pages], device)
+    query_start = np.array([0, *accumulate(lengths)], dtype=np.int32)
+    keys_of = np.array(keys, dtype=np.int32)
+    on_device = to_device([*per_row, page_table, copied_pages, query_start, keys_of], device)
     return Batch(
         input_ids=on_device[0],
         positions=on_device[1],
         slot_mapping=on_device[2],
         logit_rows=on_device[3],
-        page_table=on_device[4].int(),
+        page_table=on_device[4],
         copied_pages=on_device[5],
-        query_start=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
-        keys=torch.tensor(keys, dtype=torch.int32),
+        query_start=on_device[6],
+        keys=on_device[7],
+        query_start_host=torch.from_numpy(query_start),
+        keys_host=torch.from_numpy(keys_of),
         longest=max(lengths),
         most_keys=max(keys),
     )

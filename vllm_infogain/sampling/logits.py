@@ -65,7 +65,7 @@ def forbid(logits: torch.Tensor, question: Question, mask_id: int) -> None:
 def _forbid_pairs(logits: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) -> None:
     if len(rows):
         row, token = to_device([rows, tokens], logits.device)
-        logits.index_put_((row, token), torch.tensor(-torch.inf, device=logits.device))
+        logits.index_put_((row, token), logits.new_full((), -torch.inf))  # made on the device
 
 
 def _completes(question: Question, word: tuple[int, ...], place: int) -> np.ndarray:

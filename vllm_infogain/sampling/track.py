@@ -15,6 +15,7 @@ from vllm_infogain.sampling.automaton import TokenAutomaton
 from vllm_infogain.sampling.extent import Extent
 from vllm_infogain.sampling.question import Comparison, Question, Reading
 from vllm_infogain.sampling.schedule import next_write
+from vllm_infogain.sampling.transfer import to_device
 from vllm_infogain.sampling.view import View
 from vllm_infogain.sampling.written import TokenLogprob, given
 
@@ -171,8 +172,8 @@ class Track:
         if self._previous is None:
             return None
         before, log_probabilities = self._previous
-        index = torch.from_numpy(np.searchsorted(before, self._block_masked()))
-        return log_probabilities[index.to(log_probabilities.device)]
+        (index,) = to_device([np.searchsorted(before, self._block_masked())], log_probabilities.device)
+        return log_probabilities[index]
 
     def question(
         self,

@@ -5,16 +5,29 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+ALIGNED = 16  # bytes: kernels are compiled anew for an array that begins elsewhere
+
+DTYPES = {
+    np.dtype(np.bool_): torch.bool,
+    np.dtype(np.int32): torch.int32,
+    np.dtype(np.int64): torch.int64,
+    np.dtype(np.float64): torch.float64,
+}
+
 
 def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
-    """Arrays of int64 and float64, in one copy that the host does not wait for."""
-    host = torch.from_numpy(np.concatenate([array.ravel().view(np.int64) for array in arrays]))
+    """Arrays of the types in DTYPES, in one copy that the host does not wait for."""
+    starts = np.cumsum([0, *(-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays)]).tolist()
+    packed = np.empty(starts[-1], dtype=np.uint8)
+    for array, start in zip(arrays, starts, strict=False):
+        packed[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    host = torch.from_numpy(packed)
     if device.type == "cuda":
         host = host.pin_memory()  # from other memory the copy would wait for the kernels before it
-    parts = host.to(device, non_blocking=True).split([array.size for array in arrays])
+    whole = host.to(device, non_blocking=True)
     return [
-        (part.view(torch.float64) if array.dtype == np.float64 else part).view(array.shape)
-        for part, array in zip(parts, arrays, strict=True)
+        whole[start : start + array.nbytes].view(DTYPES[array.dtype]).view(array.shape)
+        for array, start in zip(arrays, starts, strict=False)
     ]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from vllm_infogain.params import DecodingParams
+from vllm_infogain.sampling.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def alternatives(logprobs: torch.Tensor, drawn: torch.Tensor, params: DecodingPa
         params: how many alternatives are asked for, or which.
     """
     if params.logprob_token_ids:
-        tokens = torch.tensor(params.logprob_token_ids, device=logprobs.device).expand(len(logprobs), -1)
+        (named,) = to_device([np.array(params.logprob_token_ids)], logprobs.device)
+        tokens = named.expand(len(logprobs), -1)
         values = logprobs.gather(1, tokens)
     else:
         assert params.logprobs is not None
