@@ -132,8 +132,8 @@ class LLaDAModelLM(nn.Module):
         )  # fmt: skip
         if config.weight_tying:
             self.lm_head = self.lm_head.tie_weights(self.transformer.wte)
-        # Rows of the table past vocab_size are padding: their logits are cut off, they are never predicted.
-        self.logits_processor = LogitsProcessor(config.embedding_size, config.vocab_size)
+        # Padding of the table included: it is part of the model's softmax. The sampler never writes it.
+        self.logits_processor = LogitsProcessor(config.embedding_size)
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.transformer.wte(input_ids)
@@ -149,7 +149,7 @@ class LLaDAModelLM(nn.Module):
         return self.transformer(input_ids, positions)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """Row i predicts position i: logits [rows, vocab_size]."""
+        """Row i predicts position i: logits [rows, embedding_size]."""
         return self.logits_processor(self.lm_head, hidden_states)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:

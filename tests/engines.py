@@ -112,7 +112,8 @@ class Engine:
             constraint = get_structured_output_key(sampling_params.structured_outputs)
             automaton = automaton_of(pattern_of(*constraint), model_tokens(config))
         params = decoding_params("", sampling_params, config)
-        return oracle.decode(self.model, self.prompt_ids(job), params, MASK_ID, automaton=automaton)
+        vocab = config.model_config.get_vocab_size()
+        return oracle.decode(self.model, self.prompt_ids(job), params, MASK_ID, automaton=automaton, vocab=vocab)
 
     @property
     def scheduler(self):

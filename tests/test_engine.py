@@ -58,12 +58,12 @@ def test_a_mixed_batch_equals_the_oracle_request_by_request(engine: Engine):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_seed_reproduces_a_request_at_temperature_1(engine: Engine, sampler: str):
-    job = Job("seeded", {"sampler": sampler, "tokens_per_step": 2}, temperature=1.0, seed=11)
+    job = Job("seeded", {"sampler": sampler, "tokens_per_step": 2}, temperature=1.0, seed=21)
     alone = engine.run([job])[0]
     assert_matches_oracle(engine, job, alone)
     again = engine.run([*MIXED[:7], job])[7]
     assert list(again.outputs[0].token_ids) == list(alone.outputs[0].token_ids)
-    other = Job("seeded", job.knobs, temperature=1.0, seed=12)
+    other = Job("seeded", job.knobs, temperature=1.0, seed=22)
     assert list(engine.run([other])[0].outputs[0].token_ids) != list(alone.outputs[0].token_ids)
 
 

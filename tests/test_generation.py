@@ -1,7 +1,8 @@
 """Our samplers at temperature 0 against the published decoding procedure of each family, as exact token sequences.
 
 The procedures are plain loops, written here from the families' released generation code, one forward of the plain model
-per step. In each of them the mask token is never predicted, without which random weights would leave masks behind.
+per step. In each of them the mask token is never written, without which random weights would leave masks behind; its
+share of the softmax it has.
 """
 
 from collections.abc import Callable
@@ -35,9 +36,14 @@ def family(name: str) -> pytest.MarkDecorator:
 
 def probabilities(model: Model, state: list[int]) -> torch.Tensor:
     """[length, vocab] float64."""
-    logits = model(torch.tensor([state]))[0].double()
-    logits[:, MASK_ID] = -torch.inf
-    return logits.softmax(-1)
+    return model(torch.tensor([state]))[0].double().softmax(-1)
+
+
+def best_written(p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each row of p [length, vocab]: the most likely token that may be written, and its probability."""
+    p = p.clone()
+    p[:, MASK_ID] = -1.0
+    return tuple(p.max(-1))
 
 
 def is_masked(state: list[int]) -> torch.Tensor:
@@ -71,8 +77,7 @@ def llada(model: Model, prompt: list[int], length: int, steps: int, block_length
     for block in range(blocks):
         end = len(prompt) + (block + 1) * block_length
         for count in split_evenly(block_length, steps // blocks):
-            p = probabilities(model, state)
-            confidence, tokens = p.max(-1)
+            confidence, tokens = best_written(probabilities(model, state))
             confidence[~is_masked(state)] = -torch.inf
             confidence[end:] = -torch.inf
             write_best(state, confidence, tokens, count)
@@ -97,7 +102,7 @@ def test_llada_low_confidence_remasking(engine: Engine, length: int, steps: int,
 def dream_scores(algorithm: str, p: torch.Tensor) -> torch.Tensor:
     match algorithm:
         case "maskgit_plus":
-            return p.amax(-1)
+            return best_written(p)[0]
         case "topk_margin":
             first, second = p.topk(2).values.unbind(-1)
             return first - second
@@ -118,7 +123,7 @@ def dream(model: Model, prompt: list[int], length: int, steps: int, algorithm: s
         p = probabilities(model, state)
         scores = dream_scores(algorithm, p)
         scores[~is_masked(state)] = -torch.inf
-        write_best(state, scores, p.argmax(-1), counts[-1])
+        write_best(state, scores, best_written(p)[1], counts[-1])
     return state[len(prompt) :], counts
 
 
@@ -160,8 +165,7 @@ def sdar(model: Model, prompt: list[int], length: int, steps: int, threshold: fl
         counts = split_evenly(BLOCK, steps)
         while (masked := is_masked(state[: start + BLOCK])).any():
             count = min(counts.pop(0), int(masked.sum()))
-            p = probabilities(model, state[: start + BLOCK])
-            confidence, tokens = p.max(-1)
+            confidence, tokens = best_written(probabilities(model, state[: start + BLOCK]))
             confidence[~masked] = -torch.inf
             if threshold is not None:
                 count = max(count, int((confidence > threshold).sum()))

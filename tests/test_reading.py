@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vllm_infogain.constraints import Constraints
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.actions import step_key
 from vllm_infogain.sampling.question import Answer, Comparison, Question, Reading
@@ -13,6 +14,7 @@ from vllm_infogain.sampling.reading import read
 from vllm_infogain.sampling.written import Alternatives
 
 VOCAB, MASK_ID = 11, 10
+COLUMNS = VOCAB + 3  # of the logits; the last ones are padding
 
 
 def question(params: DecodingParams, sequences: int, masked: int, *, compared: bool = False, seed: int = 0) -> Question:
@@ -28,7 +30,7 @@ def mixed() -> list[Question]:
     look = DecodingParams(num_candidates=5, temperature=0.7, seed=1)
     summed = dataclasses.replace(look, state_uncertainty="sum", cost_weight=0.5, seed=2)
     klass = DecodingParams(sampler="klass", temperature=1.0, seed=3)
-    earlier = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(9)).log_softmax(-1)
+    earlier = torch.randn(4, COLUMNS, generator=torch.Generator().manual_seed(9)).log_softmax(-1)
     return [
         question(look, 5, 7, compared=True, seed=1),
         question(look, 1, 8, seed=2),
@@ -49,9 +51,9 @@ def mixed() -> list[Question]:
 
 
 def logits_of(questions: list[Question]) -> list[torch.Tensor]:
-    """Of each question, [rows, vocab]."""
+    """Of each question, [rows, columns]; in some rows the mask token or padding leads."""
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(q.offsets.size, VOCAB, generator=generator) * 2 for q in questions]
+    return [torch.randn(q.offsets.size, COLUMNS, generator=generator) * 2 for q in questions]
 
 
 def assert_equal(one: Answer, other: Answer) -> None:
@@ -72,10 +74,10 @@ def assert_equal(one: Answer, other: Answer) -> None:
 def test_a_question_has_the_same_answer_alone_and_among_others():
     questions = mixed()
     logits = logits_of(questions)
-    together = read(torch.cat(logits), questions, MASK_ID)
-    backwards = read(torch.cat(logits[::-1]), questions[::-1], MASK_ID)[::-1]
+    together = read(torch.cat(logits), questions, MASK_ID, VOCAB)
+    backwards = read(torch.cat(logits[::-1]), questions[::-1], MASK_ID, VOCAB)[::-1]
     for asked, rows, *answers in zip(questions, logits, together, backwards, strict=True):
-        (alone,) = read(rows.clone(), [asked], MASK_ID)
+        (alone,) = read(rows.clone(), [asked], MASK_ID, VOCAB)
         for answer in answers:
             assert_equal(alone, answer)
 
@@ -84,12 +86,12 @@ def test_parts_of_a_question_have_the_parts_of_its_answer():
     whole = question(DecodingParams(temperature=1.0), 6, 5, compared=True)
     assert whole.comparison is not None
     (logits,) = logits_of([whole])
-    (answer,) = read(logits.clone(), [whole], MASK_ID)
+    (answer,) = read(logits.clone(), [whole], MASK_ID, VOCAB)
     objective, readings = [], {}
     for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
         comparison = Comparison(whole.comparison.now, whole.comparison.cost[part])
         asked = Question(whole.params, whole.offsets[part], whole.keys[part], whole.canvases[part], comparison)
-        (some,) = read(logits.view(6, 5, VOCAB)[part].reshape(-1, VOCAB), [asked], MASK_ID)
+        (some,) = read(logits.view(6, 5, COLUMNS)[part].reshape(-1, COLUMNS), [asked], MASK_ID, VOCAB)
         objective += some.objective.tolist()
         readings[part.start + some.best] = some.readings[some.best]
     assert objective == answer.objective.tolist()
@@ -99,13 +101,12 @@ def test_parts_of_a_question_have_the_parts_of_its_answer():
 def test_j_and_the_best_candidate_are_those_of_the_definition():
     questions = mixed()
     logits = logits_of(questions)
-    for asked, rows, answer in zip(questions, logits, read(torch.cat(logits), questions, MASK_ID), strict=True):
+    for asked, rows, answer in zip(questions, logits, read(torch.cat(logits), questions, MASK_ID, VOCAB), strict=True):
         if asked.comparison is None:
             assert answer.objective.size == 0
             assert answer.readings.keys() == set(range(len(asked.offsets)))
             continue
-        rows[:, MASK_ID] = -torch.inf
-        p = rows.double().softmax(-1).view(*asked.offsets.shape, VOCAB)
+        p = rows.double().softmax(-1).view(*asked.offsets.shape, COLUMNS)
         entropy = -torch.where(p > 0, p * p.log(), 0.0).sum(-1)
         after = entropy.sum(-1)
         if asked.params.state_uncertainty == "mean":
@@ -122,9 +123,9 @@ def test_j_and_the_best_candidate_are_those_of_the_definition():
 
 def test_of_equal_candidates_the_first_is_the_best():
     asked = question(DecodingParams(cost_weight=0.0), 4, 3, compared=True)
-    rows = torch.randn(3, VOCAB)
-    logits = torch.cat([torch.zeros(3, VOCAB), rows * 9, rows * 9, rows])
-    (answer,) = read(logits, [asked], MASK_ID)
+    rows = torch.randn(3, COLUMNS)
+    logits = torch.cat([torch.zeros(3, COLUMNS), rows * 9, rows * 9, rows])
+    (answer,) = read(logits, [asked], MASK_ID, VOCAB)
     assert answer.objective[1] == answer.objective[2] == answer.objective.max()
     assert answer.best == 1
 
@@ -140,13 +141,13 @@ def test_the_host_waits_for_the_device_once(monkeypatch):
             name,
             lambda *args, name=name, method=method, **kw: (calls.append(name), method(*args, **kw))[1],
         )
-    read(logits, questions, MASK_ID)
+    read(logits, questions, MASK_ID, VOCAB)
     assert calls == ["cpu"]
 
 
 def test_no_answer_but_klasss_holds_logits():
     questions = mixed()
-    for asked, answer in zip(questions, read(torch.cat(logits_of(questions)), questions, MASK_ID), strict=True):
+    for asked, answer in zip(questions, read(torch.cat(logits_of(questions)), questions, MASK_ID, VOCAB), strict=True):
         for reading in answer.readings.values():
             kept = [value for value in vars(reading).values() if isinstance(value, torch.Tensor)]
             assert len(kept) == (asked.params.sampler == "klass")
@@ -156,19 +157,20 @@ def test_no_answer_but_klasss_holds_logits():
 def test_every_row_is_read_as_its_definition_says():
     questions = mixed()
     logits = logits_of(questions)
-    for asked, rows, answer in zip(questions, logits, read(torch.cat(logits), questions, MASK_ID), strict=True):
-        rows[:, MASK_ID] = -torch.inf
+    for asked, rows, answer in zip(questions, logits, read(torch.cat(logits), questions, MASK_ID, VOCAB), strict=True):
         rows[:, list(asked.params.eos_ids)] -= asked.params.eos_penalty
         for index, reading in answer.readings.items():
-            p = rows.view(*asked.offsets.shape, VOCAB)[index].double().softmax(-1)
-            top = p.topk(2)
-            np.testing.assert_allclose(reading.top_probability, top.values[:, 0], atol=1e-6)
-            np.testing.assert_allclose(reading.second_probability, top.values[:, 1], atol=1e-6)
-            assert reading.top_token.tolist() == top.indices[:, 0].tolist()
+            p = rows.view(*asked.offsets.shape, COLUMNS)[index].double().softmax(-1)
+            first, second = p.topk(2).values.unbind(-1)
+            top = p[:, :MASK_ID].max(-1)
+            np.testing.assert_allclose(reading.top_probability, top.values, atol=1e-6)
+            np.testing.assert_allclose(reading.margin, first - second, atol=1e-6)
+            np.testing.assert_allclose(reading.entropy, torch.special.entr(p).sum(-1), atol=1e-5)
+            assert reading.top_token.tolist() == top.indices.tolist()
             draws = asked.params.num_candidates if asked.params.looks_ahead else 1
             assert reading.tokens.shape == (draws, asked.offsets.shape[1])
             np.testing.assert_allclose(reading.probabilities, p.gather(1, torch.tensor(reading.tokens).T).T, atol=1e-6)
-            assert MASK_ID not in reading.tokens
+            assert reading.tokens.max(initial=0) < MASK_ID, "neither the mask token nor padding"
             if asked.params.temperature == 0:
                 assert (reading.tokens == reading.top_token).all()
             if asked.previous is not None:
@@ -180,9 +182,8 @@ def test_every_row_is_read_as_its_definition_says():
 def test_written_tokens_have_the_log_probabilities_and_alternatives_that_were_asked_for():
     questions = mixed()
     logits = logits_of(questions)
-    for asked, rows, answer in zip(questions, logits, read(torch.cat(logits), questions, MASK_ID), strict=True):
-        rows[:, MASK_ID] = -torch.inf
-        of_sequence = rows.view(*asked.offsets.shape, VOCAB).log_softmax(-1)
+    for asked, rows, answer in zip(questions, logits, read(torch.cat(logits), questions, MASK_ID, VOCAB), strict=True):
+        of_sequence = rows.view(*asked.offsets.shape, COLUMNS).log_softmax(-1)
         for index, reading in answer.readings.items():
             assert (reading.alternatives is None) == (asked.params.logprobs is None)
             if reading.alternatives is None:
@@ -193,7 +194,8 @@ def test_written_tokens_have_the_log_probabilities_and_alternatives_that_were_as
                     assert found.logprob == pytest.approx(expected[token].item(), abs=1e-5)
                     assert found.rank == (expected >= expected[token]).sum()
                     named = (
-                        list(asked.params.logprob_token_ids) or expected.topk(asked.params.logprobs).indices.tolist()
+                        list(asked.params.logprob_token_ids)
+                        or expected[:VOCAB].topk(asked.params.logprobs).indices.tolist()
                     )
                     assert found.tokens == named
                     assert found.logprobs == pytest.approx(expected[named].tolist(), abs=1e-5)
@@ -207,4 +209,28 @@ def test_temperature_0_draws_nothing(monkeypatch):
         question(DecodingParams(temperature=0.0), 1, 6),
         question(DecodingParams(temperature=0.0), 3, 4, compared=True),
     ]
-    read(torch.cat(logits_of(asked)), asked, MASK_ID)
+    read(torch.cat(logits_of(asked)), asked, MASK_ID, VOCAB)
+
+
+def test_a_row_whose_mass_is_all_the_mask_tokens_is_certain_and_written_like_any_other():
+    asked = question(DecodingParams(sampler="pc", temperature=1.0, logprobs=1), 1, 2)
+    logits = torch.zeros(2, COLUMNS)
+    logits[:, MASK_ID] = torch.tensor([1e4, 1e30])
+    (answer,) = read(logits, [asked], MASK_ID, VOCAB)
+    reading = answer.readings[0]
+    for values in (reading.entropy, reading.top_probability, reading.probabilities[0]):
+        assert values.tolist() == [0.0, 0.0]
+    assert reading.margin.tolist() == [1.0, 1.0]
+    assert reading.tokens.max() < MASK_ID
+    (written,) = reading.logprobs(np.array([0]), reading.tokens[0, :1])
+    assert (written.logprob, written.tokens, written.logprobs) == (-1e4, [MASK_ID], [0.0])
+
+
+def test_what_constraints_bar_has_no_share_be_it_the_mask_token_or_padding():
+    barred = DecodingParams(sampler="confidence", temperature=0.0, constraints=Constraints(allowed_ids=(2, 3)))
+    (logits,) = logits_of([asked := question(barred, 1, 5)])
+    p = logits[:, 2:4].double().softmax(-1)
+    (answer,) = read(logits, [asked], MASK_ID, VOCAB)
+    np.testing.assert_allclose(answer.readings[0].top_probability, p.amax(-1), atol=1e-6)
+    np.testing.assert_allclose(answer.readings[0].margin, (p[:, 0] - p[:, 1]).abs(), atol=1e-6)
+    np.testing.assert_allclose(answer.readings[0].entropy, torch.special.entr(p).sum(-1), atol=1e-6)

@@ -25,8 +25,8 @@ ENTROPY = [-sum(p * math.log(p) for p in row) for row in P.tolist()]  # 0.190, 0
 
 
 def view(params: DecodingParams, previous: torch.Tensor | None = None, **fields) -> View:
-    """What the sampler sees of P; a fourth column is the mask token's."""
-    offsets, padded = np.arange(len(P)), torch.nn.functional.pad(P.log(), (0, 1))
+    """What the sampler sees of P; a fourth column is the mask token's, of no weight."""
+    offsets, padded = np.arange(len(P)), torch.nn.functional.pad(P.log(), (0, 1), value=-torch.inf)
     if previous is not None:
         previous = torch.nn.functional.pad(previous.log(), (0, 1), value=-torch.inf)
     question = Question(params, offsets[None], np.array([step_key(0, 0)]), offsets[None], previous=previous)
@@ -229,8 +229,8 @@ def test_top_k_and_top_p_leave_the_tokens_their_definitions_leave():
 
 
 def test_the_eos_penalty_is_subtracted_once_from_current_and_look_ahead_logits_alike():
-    logits = adjust_logits(torch.zeros(2, 4), 3, DecodingParams(eos_ids=(1,), eos_penalty=2.0))
-    assert logits.tolist() == [[0.0, -2.0, 0.0, -math.inf]] * 2
+    logits = adjust_logits(torch.zeros(2, 4), DecodingParams(eos_ids=(1,), eos_penalty=2.0))
+    assert logits.tolist() == [[0.0, -2.0, 0.0, 0.0]] * 2
     model, seen = StubModel(), []
 
     def spy(ids: torch.Tensor) -> torch.Tensor:

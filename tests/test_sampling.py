@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vllm_infogain.constraints import Constraints
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.actions import Proposal, choose_positions, propose, step_generator, step_key
 from vllm_infogain.sampling.logits import adjust_logits
@@ -30,10 +31,10 @@ ENTROPY = [
 
 
 def view(params: DecodingParams, logits: torch.Tensor = LOGITS, seed: int = 0) -> View:
-    """What the sampler sees of these rows; a fifth column is the mask token's."""
+    """What the sampler sees of these rows; a fifth column is the mask token's, of no weight."""
     offsets = np.arange(len(logits))
     question = Question(params, offsets[None], np.array([step_key(seed, 0)]), offsets[None])
-    (answer,) = read(torch.nn.functional.pad(logits, (0, 1)), [question], mask_id=4)
+    (answer,) = read(torch.nn.functional.pad(logits, (0, 1), value=-torch.inf), [question], mask_id=4)
     return View(answer.readings[0], offsets)
 
 
@@ -52,7 +53,7 @@ def test_row_statistics_are_those_of_the_definition():
 
 def test_a_forbidden_token_is_as_if_it_were_not_in_the_vocabulary():
     logits = torch.cat([LOGITS, torch.full((3, 1), 50.0)], -1)
-    statistics = row_statistics(adjust_logits(logits, 4, DecodingParams()))
+    statistics = row_statistics(adjust_logits(logits, DecodingParams(constraints=Constraints(banned=((4,),)))))
     torch.testing.assert_close(statistics.entropy, torch.tensor(ENTROPY), atol=1e-5, rtol=0)
     assert statistics.top_token.tolist() == [0, 0, 0]
 

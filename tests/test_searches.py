@@ -10,7 +10,6 @@ from stub_model import MASK_ID, StubModel, drive
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.reference import oracle
 from vllm_infogain.sampling.best_of_n import generation_seeds
-from vllm_infogain.sampling.logits import adjust_logits
 from vllm_infogain.sampling.rows import row_statistics
 
 COMMON = {"canvas_length": 10, "tokens_per_step": 2, "return_trajectory": True}
@@ -34,8 +33,7 @@ def test_a_beam_keeps_the_best_by_the_sum_of_j_and_ends_with_the_least_entropy()
     tokens, decoder = drive(model, [1], params)
     # The sum of J telescopes to H(z_0) - H(z_end) - sum of C, and H(z_end) = 0.
     trajectory = drive(model, [1], dataclasses.replace(params, return_trajectory=True))[1].report.trajectory
-    logits = adjust_logits(model(torch.tensor([[1] + [MASK_ID] * 6]))[0, 1:], MASK_ID, DecodingParams())
-    start = row_statistics(logits).entropy.mean().item()
+    start = row_statistics(model(torch.tensor([[1] + [MASK_ID] * 6]))[0, 1:]).entropy.mean().item()
     # The last position's J is H - H = 0; it had no rival and reports none.
     total = sum(step.objective[step.chosen] for step in trajectory if step.objective)
     assert total == pytest.approx(start - decoder.report.cumulative_entropy, abs=1e-4)

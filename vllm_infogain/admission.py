@@ -73,6 +73,12 @@ def block_causal_size(vllm_config: VllmConfig) -> int:
     return config.block_size if getattr(config, "attention_kind", "full") == "block_causal" else 0
 
 
+def logit_columns(vllm_config: VllmConfig) -> int:
+    """Of a row of the model's logits: the vocabulary, and the padding of a table that is larger."""
+    model_config = vllm_config.model_config
+    return getattr(model_config.hf_config, "embedding_size", None) or model_config.get_vocab_size()
+
+
 def logits_shift(vllm_config: VllmConfig) -> int:
     """1 if row i of the model's logits predicts position i + 1; 0 if it predicts position i."""
     return int(getattr(vllm_config.model_config.hf_config, "predicts", "same") == "next")
@@ -242,7 +248,7 @@ def klass_mib(params: DecodingParams, vllm_config: VllmConfig) -> float:
     if params.sampler != "klass":
         return 0.0
     positions = min(params.block_length or params.canvas_length, params.canvas_length)
-    return positions * vllm_config.model_config.get_vocab_size() / (1 << 18)
+    return positions * logit_columns(vllm_config) / (1 << 18)
 
 
 def _check_klass(params: DecodingParams, vllm_config: VllmConfig) -> None:

@@ -13,7 +13,7 @@ MOST_TOKENS = 4096
 @dataclass(frozen=True)
 class Constraints:
     """Applied to the logits before anything is read off them: entropies, J, draws and log-probabilities are those of
-    what may be written. Places are offsets in the canvas."""
+    what they leave. Places are offsets in the canvas."""
 
     allowed_ids: tuple[int, ...] = ()  # the only tokens that may be written; empty: every token
     logit_bias: tuple[tuple[int, float], ...] = ()  # added to the logits of single tokens

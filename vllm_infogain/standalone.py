@@ -23,7 +23,7 @@ from vllm_infogain.sampling.decoder import Report
 from vllm_infogain.sampling.reading import read
 from vllm_infogain.values import LARGEST_INTEGER, ParameterError, integer
 
-# (model, input_ids [n, length]) -> logits [n, length, vocab] whose row i predicts position i
+# (model, input_ids [n, length]) -> logits [n, length, columns] whose row i predicts position i
 Adapter = Callable[[Any, torch.Tensor], torch.Tensor]
 
 
@@ -66,7 +66,8 @@ class InfoGainSampler:
     """Decodes canvases with a Hugging Face masked diffusion model, one batched forward at a time.
 
     Args:
-        model: called with input_ids [n, length]; returns logits [n, length, vocab] or an object that has them.
+        model: called with input_ids [n, length]; returns logits [n, length, columns] or an object that has them.
+            Columns at or past its config's `vocab_size` are padding.
         tokenizer: for texts and the ids below; optional if both are given.
         mask_token_id, eos_token_id: default to the model config's, then to the tokenizer's.
         adapter: how the model is called: `same_position`, `shifted`, `block_causal(size)` or your own.
@@ -185,7 +186,8 @@ class InfoGainSampler:
         sequence = np.repeat(np.arange(len(logits)), np.concatenate([[m.shape[1]] * len(m) for _, _, _, m in parts]))
         place = np.concatenate([masked.ravel() for _, _, _, masked in parts])
         rows = logits.flatten(0, 1)[torch.from_numpy(sequence * length + place).to(device)].float()
-        for (decoder, count, _, _), answer in zip(parts, read(rows, questions, self.mask_id), strict=True):
+        answers = read(rows, questions, self.mask_id, min(self.vocabulary, rows.shape[1]))
+        for (decoder, count, _, _), answer in zip(parts, answers, strict=True):
             decoder.consume(count, answer)
 
     def _result(self, tokens: list[int], decoder: Decoder) -> Sample:

@@ -20,11 +20,11 @@ def decode(model: LLaDA, prompts: Tensor, canvas: int, per_step: int = 1) -> Ten
     row = torch.arange(batch, device=ids.device)[:, None]
     for done in range(0, canvas, per_step):
         logits = model(ids)[:, start:]
-        logits[..., mask] = -torch.inf  # the mask token is never an answer
         log_p = logits.log_softmax(-1)
         entropy = -(log_p.exp() * log_p.clamp_min(-1e9)).sum(-1)  # [B, canvas] nats
         entropy = entropy.masked_fill(ids[:, start:] != mask, torch.inf)
         surest = entropy.topk(min(per_step, canvas - done), largest=False).indices
+        logits[..., mask] = -torch.inf  # the mask token is never an answer
         ids[row, start + surest] = logits.argmax(-1).gather(1, surest)
     return ids[:, start:]
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vllm_infogain.admission import logit_columns
 from vllm_infogain.engine.batch import Batch
 from vllm_infogain.engine.compat import (
     KVCacheConfig,
@@ -35,7 +36,7 @@ class ModelHost:
         self.settings, _ = parse_settings(vllm_config.additional_config)
         # More than 32 MiB at once, and the C library gives the pages back and faults them in again at every step.
         mib = self.settings.logits_mib or (32 if device.type == "cpu" else 1024)
-        self.logit_rows = max(1, (mib << 18) // vllm_config.model_config.get_vocab_size())  # that exist at once, fp32
+        self.logit_rows = max(1, (mib << 18) // logit_columns(vllm_config))  # that exist at once, fp32
         self.meter = Meter()
         self.model: Any  # vLLM's model interface over nn.Module
         self.kv_caches: list[torch.Tensor] = []
@@ -69,7 +70,7 @@ class ModelHost:
 
     @timed("forward")
     def _logits(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """[rows, vocab] fp32 of the given rows only."""
+        """[rows, columns] fp32 of the given rows only."""
         return self.model.compute_logits(hidden[rows]).float()
 
     # Start-up.

@@ -40,6 +40,7 @@ class InfoGainRunner(ModelHost):
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
         super().__init__(vllm_config, device)
         self.mask_id: int = vllm_config.model_config.hf_config.mask_token_id
+        self.vocab: int = vllm_config.model_config.get_vocab_size()
         self.log_frequencies = background_log_frequencies(vllm_config)
         self.requests: dict[str, Running] = {}
 
@@ -147,7 +148,7 @@ class InfoGainRunner(ModelHost):
 
     @timed("read")
     def _read(self, logits: torch.Tensor, questions: list[Question]) -> list[Answer]:
-        return read(logits, questions, self.mask_id)
+        return read(logits, questions, self.mask_id, self.vocab)
 
     @timed("decide")
     def _decide(self, turn: list[tuple[Decoder, int, bool]], answers: list[Answer]) -> None:

@@ -20,7 +20,7 @@ class KeepingLLaDA:
         self.model = model
 
     def __call__(self, input_ids: Tensor) -> Tensor:
-        """input_ids [1, length] -> logits [1, length, vocab]: exact."""
+        """input_ids [1, length] -> logits [1, length, columns]: exact."""
         return self.model(input_ids)
 
     def keep(self, input_ids: Tensor) -> Kept:
@@ -28,7 +28,7 @@ class KeepingLLaDA:
         return self._run(input_ids, range(input_ids.shape[1]), [])[1]
 
     def window(self, input_ids: Tensor, rows: range, kept: Kept) -> Tensor:
-        """Logits [1, rows, vocab] of input_ids [1, length]; keys and values outside `rows` are the kept ones."""
+        """Logits [1, rows, columns] of input_ids [1, length]; keys and values outside `rows` are the kept ones."""
         return self._run(input_ids, rows, kept)[0]
 
     def _run(self, input_ids: Tensor, rows: range, kept: Kept) -> tuple[Tensor, Kept]:

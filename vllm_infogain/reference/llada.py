@@ -152,9 +152,9 @@ class Transformer(nn.Module):
         return self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Residual stream [batch, rows, d_model] after the last block -> logits [batch, rows, vocab_size] fp32."""
+        """Residual stream [batch, rows, d_model] after the last block -> logits [batch, rows, embedding_size] fp32."""
         head = self.wte.weight if self.shape.weight_tying else self.ff_out.weight
-        return F.linear(self.ln_f(x), head[: self.shape.vocab_size]).float()
+        return F.linear(self.ln_f(x), head).float()
 
 
 class LLaDA(nn.Module):
@@ -164,10 +164,10 @@ class LLaDA(nn.Module):
         self.model = nn.ModuleDict({"transformer": Transformer(shape)})
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """input_ids [B, L] int64 -> logits [B, L, vocab_size] fp32; row i predicts position i.
+        """input_ids [B, L] int64 -> logits [B, L, embedding_size] fp32; row i predicts position i.
 
-        All L tokens attend to each other, so the rows of a batch must have one length. The table's padding rows
-        get no column: they can never be predicted.
+        All L tokens attend to each other, so the rows of a batch must have one length. The table's padding has its
+        columns, which are part of the model's softmax; that they are never written is the sampler's business.
         """
         return self.model["transformer"](input_ids)
 

@@ -27,7 +27,7 @@ Action = list[tuple[int, int]]  # (position, token)
 
 class Model(Protocol):
     def __call__(self, input_ids: torch.Tensor, /) -> torch.Tensor:
-        """input_ids [1, length] -> logits [1, length, vocab], row i of position i; only those of the active block and
+        """input_ids [1, length] -> logits [1, length, columns], row i of position i; only those of the active block and
         before matter to a block-causal model, which is called without what lies behind it."""
 
 
@@ -71,7 +71,7 @@ class Branch:
     score: float = 0.0  # the sum of J
     block_step: int = 0
     idle_steps: int = 0  # of the block's schedule, which wrote nothing
-    previous: dict[int, torch.Tensor] = field(default_factory=dict)  # log-probabilities [vocab] one step earlier
+    previous: dict[int, torch.Tensor] = field(default_factory=dict)  # log-probabilities [columns] one step earlier
     kept: Any = None  # keys and values of the state at the last refresh
 
     @property
@@ -87,18 +87,20 @@ def decode(
     mask_id: int,
     log_frequencies: np.ndarray | None = None,
     automaton: TokenAutomaton | None = None,
+    vocab: int | None = None,
 ) -> OracleResult:
-    """Fill the canvas after the prompt. With `params.cache` the model must be a `KeepingModel`."""
+    """Fill the canvas after the prompt. With `params.cache` the model must be a `KeepingModel`; columns of its logits
+    from `vocab` on are padding."""
     if params.sampler == "best_of_n":
         greedy = replace(params, sampler="entropy", position_temperature=params.tau_position)
         generations = [
-            decode(model, prompt, replace(greedy, seed=seed), mask_id, log_frequencies, automaton)
+            decode(model, prompt, replace(greedy, seed=seed), mask_id, log_frequencies, automaton, vocab)
             for seed in generation_seeds(params)
         ]
         return min(generations, key=lambda generation: generation.cumulative_entropy)
 
     canvas = initial_canvas(params, mask_id)
-    oracle = _Oracle(model, len(prompt), params, mask_id, log_frequencies, automaton, canvas)
+    oracle = _Oracle(model, len(prompt), params, mask_id, log_frequencies, automaton, canvas, vocab)
     live = [Branch(prompt + canvas + list(params.suffix_token_ids))]
     done: list[OracleResult] = []
     width = params.beam_width if params.sampler == "beam" else 1
@@ -130,6 +132,7 @@ class _Oracle:
     log_frequencies: np.ndarray | None
     automaton: TokenAutomaton | None
     initial: list[int]  # the canvas decoding started from
+    vocab: int | None  # token ids lie below it; None: every column has one
 
     @property
     def end(self) -> int:
@@ -227,7 +230,7 @@ class _Oracle:
             automaton=self.automaton,
             previous=torch.stack([branch.previous[place] for place in places]) if branch.previous else None,
         )
-        (answer,) = read(self.rows(branch, branch.state, places), [question], self.mask_id)
+        (answer,) = read(self.rows(branch, branch.state, places), [question], self.mask_id, self.vocab)
         return answer.readings[0]
 
     def result(self, branch: Branch) -> OracleResult | None:
@@ -262,7 +265,7 @@ class _Oracle:
         return sum(values) / (len(values) if self.params.state_uncertainty == "mean" else 1)
 
     def rows(self, branch: Branch, state: list[int], places: list[int]) -> torch.Tensor:
-        """The model's logits [places, vocab] fp32 of the branch's state, or of an outcome of it."""
+        """The model's logits [places, columns] fp32 of the branch's state, or of an outcome of it."""
         first, last = self.block_of(branch.state)
         ids = torch.tensor([state])
         if self.params.block_causal:
@@ -274,22 +277,22 @@ class _Oracle:
         return logits[0, [place - first for place in places]].float()
 
     def logits(self, branch: Branch, state: list[int], places: list[int]) -> torch.Tensor:
-        """`rows`, with EOS paying its penalty and -inf for what may not be written."""
+        """`rows`, with EOS paying its penalty and -inf for what the request's constraints bar. The mask token and
+        padding, which are never written either, have their share of the distribution all the same."""
         logits, constraints = self.rows(branch, state, places), self.params.constraints
         logits[:, list(self.params.eos_ids)] -= self.params.eos_penalty
         for token, bias in constraints.logit_bias:
             logits[:, token] += bias
-        logits[:, self.mask_id] = -torch.inf
         is_infilling = any(token != self.mask_id for token in self.initial)
         if not (is_infilling or self.automaton or constraints != Constraints()):
             return logits
         for row, place in zip(logits, places, strict=True):
             for token in range(len(row)):
-                if not self.may_write(state, place, token):
+                if not self.is_allowed(state, place, token):
                     row[token] = -torch.inf
         return logits
 
-    def may_write(self, state: list[int], place: int, token: int) -> bool:
+    def is_allowed(self, state: list[int], place: int, token: int) -> bool:
         constraints = self.params.constraints
         if constraints.allowed_ids and token not in constraints.allowed_ids:
             return False
@@ -302,11 +305,14 @@ class _Oracle:
             starts = range(max(0, offset - len(word) + 1), offset + 1)
             if any(after[start : start + len(word)] == list(word) for start in starts):
                 return False
-        return self.automaton is None or is_completable(self.automaton, np.array(after), self.mask_id)
+        if self.automaton is None:
+            return True
+        is_text = token != self.mask_id and (self.vocab is None or token < self.vocab)
+        return is_text and is_completable(self.automaton, np.array(after), self.mask_id)
 
 
 def entropies(logits: torch.Tensor) -> list[float]:
-    """Entropy of each row [rows, vocab] in nats, at temperature 1."""
+    """Entropy of each row [rows, columns] in nats, at temperature 1, over all of it."""
     log_probabilities = logits.double().log_softmax(-1)
     probabilities = log_probabilities.exp()
     return [

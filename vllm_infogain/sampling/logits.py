@@ -15,10 +15,10 @@ def adjustment(params: DecodingParams) -> tuple:
     return params.eos_ids, params.eos_penalty, constraints.logit_bias, constraints.allowed_ids, constraints.banned_ids
 
 
-def adjust_logits(logits: torch.Tensor, mask_id: int, params: DecodingParams) -> torch.Tensor:
-    """What holds for every row of a request alike. Logits [rows, vocab], in place.
+def adjust_logits(logits: torch.Tensor, params: DecodingParams) -> torch.Tensor:
+    """What holds for every row of a request alike. Logits [rows, columns], in place.
 
-    The mask token is never predicted; EOS pays its penalty; then `logit_bias`, `allowed_token_ids` and banned tokens.
+    EOS pays its penalty; then `logit_bias`, `allowed_token_ids` and banned tokens.
     """
     if params.eos_penalty:
         for token in params.eos_ids:  # one by one: a list of indices would be copied to the device
@@ -35,12 +35,11 @@ def adjust_logits(logits: torch.Tensor, mask_id: int, params: DecodingParams) ->
     if constraints.banned_ids:
         (index,) = to_device([np.array(constraints.banned_ids)], logits.device)
         logits.index_fill_(1, index, -torch.inf)
-    logits[:, mask_id] = -torch.inf
     return logits
 
 
 def forbid(logits: torch.Tensor, question: Question, mask_id: int) -> None:
-    """What may not be written at some rows of a question, as its canvases stand. Logits [rows, vocab], in place.
+    """What may not be written at some rows of a question, as its canvases stand. Logits [rows, columns], in place.
 
     Stop tokens before the place from which the text may end, what would complete a banned word, and what no text of
     the grammar goes through.
@@ -59,7 +58,8 @@ def forbid(logits: torch.Tensor, question: Question, mask_id: int) -> None:
             [classes.reshape(len(logits), -1).astype(np.int64), question.automaton.class_of.astype(np.int64)],
             logits.device,
         )
-        logits.masked_fill_((may == 0)[:, class_of], -torch.inf)  # the gather in bytes, not in int64
+        logits[:, : len(class_of)].masked_fill_((may == 0)[:, class_of], -torch.inf)  # the gather in bytes, not int64
+        logits[:, len(class_of) :] = -torch.inf  # padding, which spells nothing
 
 
 def _forbid_pairs(logits: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) -> None:

@@ -27,25 +27,25 @@ class Question:
     keys: np.ndarray  # [sequences] int64: what the draws of each sequence depend on, beside its rows' offsets
     canvases: np.ndarray  # [sequences, canvas] int64: what is written so far, on which constraints may depend
     comparison: Comparison | None = None  # None: every sequence is a state of its own
-    previous: torch.Tensor | None = None  # [sequences * masked, vocab] log-probabilities one step earlier, for KLASS
+    previous: torch.Tensor | None = None  # [sequences * masked, columns] log-probabilities one step earlier, for KLASS
     stops_from: int = 0  # no stop token may be written before this place of the canvas
     automaton: TokenAutomaton | None = None  # what the canvas must match, if it is structured
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One sequence's masked rows, on the host. Probabilities at temperature 1 and of all tokens that the request's
-    constraints allow, whatever is drawn."""
+    """One sequence's masked rows, on the host. Probabilities are the model's own at temperature 1, over its whole row
+    (the mask token and padding included) as the request's constraints leave it, whatever is drawn."""
 
     entropy: np.ndarray  # [masked] fp32, nats
-    top_token: np.ndarray  # [masked] int64: the most likely token, the lowest id of equals
+    top_token: np.ndarray  # [masked] int64: the most likely token that may be written, the lowest id of equals
     top_probability: np.ndarray  # [masked] fp32
-    second_probability: np.ndarray  # [masked] fp32
-    tokens: np.ndarray  # [draws, masked] int64: independent draws; at temperature 0 the most likely token
+    margin: np.ndarray  # [masked] fp32: the two largest probabilities apart
+    tokens: np.ndarray  # [draws, masked] int64: independent draws; at temperature 0 `top_token`
     probabilities: np.ndarray  # [draws, masked] fp32, of `tokens`
-    vocab: int  # columns of the logits
+    vocab: int  # token ids lie below it
     divergence: np.ndarray | None = None  # [masked] fp32: KL(now || previous), nats; KLASS, where there was a previous
-    log_probabilities: torch.Tensor | None = None  # [masked, vocab], on the device; KLASS only
+    log_probabilities: torch.Tensor | None = None  # [masked, columns], on the device; KLASS only
     alternatives: Alternatives | None = None  # only if asked for
 
     def head(self, count: int) -> "Reading":
@@ -56,7 +56,7 @@ class Reading:
             self.entropy[:count],
             self.top_token[:count],
             self.top_probability[:count],
-            self.second_probability[:count],
+            self.margin[:count],
             self.tokens[:, :count],
             self.probabilities[:, :count],
             self.vocab,

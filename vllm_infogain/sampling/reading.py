@@ -7,7 +7,7 @@ candidates and the best of them are found on the device, so that only the winner
 the call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -20,6 +20,7 @@ from vllm_infogain.sampling.objective import settled_objective
 from vllm_infogain.sampling.question import NOTHING, Answer, Question, Reading
 from vllm_infogain.sampling.rows import draw_tokens, row_statistics
 from vllm_infogain.sampling.transfer import to_device, to_host
+from vllm_infogain.sampling.whole_rows import fold_in, set_aside
 from vllm_infogain.sampling.written import Alternatives, alternatives
 
 KLASS_ROWS = 64  # whose divergence is computed at once
@@ -45,37 +46,53 @@ class _Layout:
         self.rows_read, self.rows_drawn = int(self.read.sum()), int(self.drawn.sum())
 
 
-def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int) -> list[Answer]:
-    """Answer the questions of all requests from their logits [rows, vocab] fp32, which are altered in place.
+def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int, vocab: int | None = None) -> list[Answer]:
+    """Answer the questions of all requests from their logits.
 
     What a row tells depends on nothing but the row and its question. The host waits for the device once.
+
+    Args:
+        logits: [rows, columns] fp32, altered in place.
+        questions: whose rows they are, in this order.
+        mask_id: the mask token: part of every distribution, never written.
+        vocab: columns from this one on are padding of the model's table, like the mask token; None: there is none.
     """
+    vocab = logits.shape[1] if vocab is None else vocab
     layout = _Layout(questions)
     first = 0
     for _, group in groupby(questions, lambda question: adjustment(question.params)):
         alike = list(group)
         last = first + sum(question.offsets.size for question in alike)
-        adjust_logits(logits[first:last], mask_id, alike[0].params)
+        adjust_logits(logits[first:last], alike[0].params)
         first = last
     for question, start in zip(questions, layout.row_starts, strict=True):
         forbid(logits[start : start + question.offsets.size], question, mask_id)
-    statistics = row_statistics(logits)
-    log_probabilities, divergence = _klass(logits, statistics.log_normalizer, questions, layout)
+    writable, aside = set_aside(logits, mask_id, vocab)
+    statistics = fold_in(row_statistics(writable), aside)
+
+    def log_probabilities_of(own: Any) -> torch.Tensor:
+        """[some rows, columns] of whole rows, by a slice or an index."""
+        log_normalizer = statistics.log_normalizer[own]
+        found = logits[own] - log_normalizer[:, None]
+        found[:, mask_id] = aside[own, 0] - log_normalizer
+        return found
+
+    log_probabilities, divergence = _klass(log_probabilities_of, questions, layout)
     objective, best, rows = _compare(statistics.entropy, questions, layout)
-    logprobs = _logprobs(logits, statistics.log_normalizer, rows, questions, layout)
-    drawn, drawn_p = _draw(logits, statistics.log_normalizer, rows, questions, layout)
-    columns = [statistics.entropy, statistics.top_token, statistics.top_probability, statistics.second_probability]
+    logprobs = _logprobs(log_probabilities_of, rows, questions, layout)
+    drawn, drawn_p = _draw(writable, statistics.log_normalizer, rows, questions, layout)
+    columns = [statistics.entropy, statistics.top_token, statistics.top_probability, statistics.margin]
     if rows is not None:
         columns = [column[rows] for column in columns]
     beside = [
         column
         for index, own in logprobs.items()
         for column in alternatives(
-            own, _tokens_of(index, drawn, columns[1], questions, layout), questions[index].params
+            own, _tokens_of(index, drawn, columns[1], questions, layout), questions[index].params, vocab
         )
     ]
     host = to_host([*columns, drawn, drawn_p, objective, best, *divergence.values(), *beside])
-    entropy, top_token, top, second, tokens, probabilities, objectives, winners, *rest = host
+    entropy, top_token, top, margin, tokens, probabilities, objectives, winners, *rest = host
     divergence_of = dict(zip(divergence, rest, strict=False))
     del rest[: len(divergence)]
     alternatives_of = {index: Alternatives(*rest[4 * nth : 4 * nth + 4]) for nth, index in enumerate(logprobs)}
@@ -96,10 +113,10 @@ def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int) -> l
             entropy[at],
             top_token[at],
             top[at],
-            second[at],
+            margin[at],
             own_tokens,
             own_probabilities,
-            logits.shape[-1],
+            vocab,
             divergence_of[index][within] if index in divergence_of else None,
             log_probabilities[index][within] if index in log_probabilities else None,
             alternatives_of[index].rows(within) if index in alternatives_of else None,
@@ -123,19 +140,17 @@ def _draws(params: DecodingParams) -> int:
 
 
 def _logprobs(
-    logits: torch.Tensor,
-    log_normalizer: torch.Tensor,
+    log_probabilities_of: Callable[[Any], torch.Tensor],
     rows: torch.Tensor | None,
     questions: Sequence[Question],
     layout: _Layout,
 ) -> dict[int, torch.Tensor]:
-    """By question that asks for them: log-probabilities [read rows, vocab], before draws narrow the logits down."""
+    """By question that asks for them: log-probabilities [read rows, columns], before draws narrow the logits down."""
     found = {}
     for index, question in enumerate(questions):
         if question.params.logprobs is not None:
             own: Any = slice(layout.read_starts[index], layout.read_starts[index] + layout.read[index])
-            own = own if rows is None else rows[own]
-            found[index] = logits[own] - log_normalizer[own, None]
+            found[index] = log_probabilities_of(own if rows is None else rows[own])
     return found
 
 
@@ -152,16 +167,15 @@ def _tokens_of(
 
 
 def _klass(
-    logits: torch.Tensor, log_normalizer: torch.Tensor, questions: Sequence[Question], layout: _Layout
+    log_probabilities_of: Callable[[Any], torch.Tensor], questions: Sequence[Question], layout: _Layout
 ) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-    """By KLASS question: its log-probabilities [rows, vocab]; and, where it has earlier ones, the divergence [rows]."""
+    """By KLASS question: log-probabilities [rows, columns]; and, where it has earlier ones, the divergence [rows]."""
     now, divergence = {}, {}
     for index, question in enumerate(questions):
         if question.params.sampler != "klass":
             continue
         start = layout.row_starts[index]
-        own = slice(start, start + question.offsets.size)
-        now[index] = logits[own] - log_normalizer[own, None]
+        now[index] = log_probabilities_of(slice(start, start + question.offsets.size))
         if question.previous is not None:
             # A few rows at a time: a whole canvas by a whole vocabulary, four times over, is gigabytes.
             parts = zip(now[index].split(KLASS_ROWS), question.previous.split(KLASS_ROWS), strict=True)
@@ -170,7 +184,7 @@ def _klass(
 
 
 def _divergence(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """KL(now || before) [rows], nats, of log-probabilities [rows, vocab]."""
+    """KL(now || before) [rows], nats, of log-probabilities [rows, columns]."""
     # A token forbidden at both steps has -inf - -inf; it weighs nothing.
     return (now.exp() * torch.where(now == -torch.inf, 0.0, now - before)).sum(-1)
 

@@ -25,7 +25,7 @@ def position_score(name: str, view: View, params: DecodingParams, rng: np.random
         case "entropy" | "eb":
             score = -reading.entropy
         case "margin":
-            score = reading.top_probability - reading.second_probability
+            score = reading.margin
         case "klass":
             score = reading.top_probability + is_stable(view, params.klass_epsilon)
         case "ar":

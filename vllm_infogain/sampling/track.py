@@ -168,7 +168,7 @@ class Track:
         return np.flatnonzero(self.state[self.block_start : self.block_end] == self.mask_id) + self.block_start
 
     def previous(self) -> torch.Tensor | None:
-        """KLASS: log-probabilities [masked, vocab] of the block's masked positions one step earlier."""
+        """KLASS: log-probabilities [masked, columns] of the block's masked positions one step earlier."""
         if self._previous is None:
             return None
         before, log_probabilities = self._previous

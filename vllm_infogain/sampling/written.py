@@ -14,7 +14,7 @@ from vllm_infogain.sampling.transfer import to_device
 @dataclass(frozen=True)
 class TokenLogprob:
     """One token at the moment it was written, in the distribution of which the entropies are: at temperature 1, of
-    what the request's constraints leave."""
+    what the request's constraints leave of the whole row, the mask token with it."""
 
     token: int
     logprob: float  # nats
@@ -51,13 +51,14 @@ class Alternatives:
         )
 
 
-def alternatives(logprobs: torch.Tensor, drawn: torch.Tensor, params: DecodingParams) -> list[torch.Tensor]:
+def alternatives(logprobs: torch.Tensor, drawn: torch.Tensor, params: DecodingParams, vocab: int) -> list[torch.Tensor]:
     """The columns of `Alternatives`, on the device.
 
     Args:
-        logprobs: [rows, vocab] fp32.
+        logprobs: [rows, columns] fp32.
         drawn: [rows, draws] int64 tokens.
         params: how many alternatives are asked for, or which.
+        vocab: columns from this one on have no token; they count for ranks only.
     """
     if params.logprob_token_ids:
         (named,) = to_device([np.array(params.logprob_token_ids)], logprobs.device)
@@ -65,8 +66,7 @@ def alternatives(logprobs: torch.Tensor, drawn: torch.Tensor, params: DecodingPa
         values = logprobs.gather(1, tokens)
     else:
         assert params.logprobs is not None
-        count = logprobs.shape[-1] if params.logprobs == -1 else params.logprobs
-        values, tokens = logprobs.topk(count)
+        values, tokens = logprobs[:, :vocab].topk(vocab if params.logprobs == -1 else params.logprobs)
     own = logprobs.gather(1, drawn)
     ranks = [(logprobs >= own[:, draw, None]).sum(-1) for draw in range(drawn.shape[1])]  # draw by draw: vocab is wide
     return [tokens, values, own, torch.stack(ranks, 1)]
