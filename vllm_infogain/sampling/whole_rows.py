@@ -39,8 +39,8 @@ def fold_in(writable: RowStatistics, aside: torch.Tensor) -> WholeRows:
     With s the share of what may be written: H = s (H_writable - log s) - sum of p log p over the columns set aside.
     Columns of -inf, which the request's constraints bar, change no bit.
     """
-    # From the odds, not from a difference of two normalizers: so a share of nearly 1 is exact. Torch's sigmoid would not
-    # do: it rounds a row by where in the batch it stands.
+    # From the odds, not from a difference of two normalizers: so a share of nearly 1 is exact. Torch's sigmoid would
+    # not do: it rounds a row by where in the batch it stands.
     log_share = logsigmoid(writable.log_normalizer - aside.logsumexp(-1))
     share = log_share.exp()
     log_normalizer = writable.log_normalizer - log_share
