@@ -13,6 +13,7 @@ from vllm_infogain.sampling.rows import RowStatistics
 
 LANES = tl.constexpr(2048)
 TILE = tl.constexpr(8)  # chunks read at once
+WIDE = 32  # draws, from which on four warps have too few registers for them
 CHUNK = tl.constexpr(rows.CHUNK)
 LEAST = tl.constexpr(-1e30)  # in place of -inf, whose differences and products are nan
 GOLDEN, MIX_1, MIX_2 = tl.constexpr(rows.GOLDEN), tl.constexpr(rows.MIX_1), tl.constexpr(rows.MIX_2)
@@ -42,11 +43,14 @@ def draw_tokens(
     if tokens.numel():
         request = (temperatures.contiguous(), keys.contiguous(), offsets.contiguous())
         width = triton.next_power_of_2(draws)
-        _draw_tokens[(len(logits),)](logits, logits.stride(0), logits.shape[1], *request, tokens, draws, width)
+        warps = 4 if width < WIDE else 8
+        shape = logits.stride(0), logits.shape[1]
+        _draw_tokens[(len(logits),)](logits, *shape, *request, tokens, draws, width, num_warps=warps)
     return tokens
 
 
-@triton.jit
+# Numbers of rows and draws differ from batch to batch: no kernel is compiled for one of them.
+@triton.jit(do_not_specialize=["rows"])
 def _row_statistics(
     logits,  # [rows, vocab] fp32
     stride,  # of a row of logits
@@ -90,7 +94,7 @@ def _row_statistics(
     tl.store(figures + 3 * rows + row, row_top + log_total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["draws"])
 def _draw_tokens(
     logits,  # [rows, vocab] fp32
     stride,  # of a row of logits
