@@ -1,7 +1,7 @@
 """Reports and decoding steps in the choices of OpenAI responses.
 
 Why: vLLM makes choices out of the fields of `CompletionOutput` that it knows, and its stream generators pass over
-    outputs without tokens, even one that says how a request ended; nothing lets a plugin add to either.
+    outputs without tokens, in 0.32 even one that says how a request ended; nothing lets a plugin add to either.
 How: wrap the functions that make a response of outputs. Whole responses: their choices stand in the order of the
     outputs, and each gets its report. Streams: see `vllm_infogain/streams.py`. `/v1/responses` has no choices; there
     the report travels in `kv_transfer_params`. Engines that are not ours are left alone.

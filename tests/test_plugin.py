@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from vllm.entrypoints.cli.serve import ServeSubcommand
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.cli.serve import ServeSubcommand, make_arg_parser
 from vllm.plugins import load_general_plugins
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -49,17 +48,17 @@ def run_python(code: str, *arguments: str, **environment: str) -> dict:
 # Versions.
 
 
-@pytest.mark.parametrize("version", ["0.32.0", "0.32.1", "0.32.0+cpu", "0.32.4.post1", "0.32.0rc1"])
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.0+cpu", "0.32.0rc1", "0.33.0", "0.33.0+cpu", "0.33.4.post1"])
 def test_a_tested_vllm_is_accepted(version):
     plugin.check_vllm_version(version)
 
 
-@pytest.mark.parametrize("version", ["0.31.9", "0.33.0", "0.33.0rc1+cpu", "0.4.0", "1.32.0"])
+@pytest.mark.parametrize("version", ["0.31.9", "0.34.0", "0.34.0rc1+cpu", "0.4.0", "1.32.0"])
 def test_an_untested_vllm_is_refused_with_the_remedy(version):
     with pytest.raises(RuntimeError) as refusal:
         plugin.check_vllm_version(version)
     assert f"found {version}" in str(refusal.value)
-    assert "pip install 'vllm>=0.32,<0.33'" in str(refusal.value)
+    assert "pip install 'vllm>=0.32,<0.34'" in str(refusal.value)
 
 
 def test_the_accepted_range_is_the_one_the_package_asks_for():

@@ -197,6 +197,7 @@ NOT_REACHED_ON_CPU = {  # worker method that asks the runner for something it la
     "sample_tokens": "asked for only if execute_model returned nothing; ours returns the step's result",
     "reload_weights": "an RPC of reinforcement learning, which is not supported",
     "finish_weight_update": "an RPC of reinforcement learning, which is not supported",
+    "_compile_or_warm_up_model": "the GPU worker's since vLLM 0.33; the CPU worker has a compile_or_warm_up_model",
     "initialize_from_config": "_init_kv_zero_meta is asked for behind hasattr",
     "execute_model": "pool() is asked for of pooling runners only",
     "_get_cudagraph_capture_context": "CUDA graphs only",
@@ -232,7 +233,8 @@ def test_the_runner_has_all_that_the_cpu_worker_asks_of_it():
     assert asked["execute_model"], "the scan finds nothing: vLLM's worker no longer has a `self.model_runner`"
     missing = {method: names - offered for method, names in asked.items() if names - offered}
     assert missing.keys() <= NOT_REACHED_ON_CPU.keys(), f"a CPU run may ask the runner for what it lacks: {missing}"
-    assert missing.keys() >= NOT_REACHED_ON_CPU.keys(), "an exception is no longer needed: take it off the list"
+    exceptions = NOT_REACHED_ON_CPU.keys() & asked.keys()  # not every vLLM has all of these methods
+    assert missing.keys() >= exceptions, "an exception is no longer needed: take it off the list"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import importlib
 import importlib.metadata
 from typing import Any
 
-VLLM_RANGE = ((0, 32), (0, 33))  # tested minors: from, up to but not including
+VLLM_RANGE = ((0, 32), (0, 34))  # tested minors: from, up to but not including
 WORKER = "vllm_infogain.engine.worker.InfoGainWorker"
 SCHEDULER = "vllm_infogain.engine.scheduler.InfoGainScheduler"
 

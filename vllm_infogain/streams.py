@@ -17,8 +17,8 @@ HEADER = ("id", "object", "created", "model")  # what all chunks of a response h
 class ReportStream:
     """Adds each choice's report to the chunk that carries its finish_reason, which every choice gets.
 
-    vLLM's generator makes no chunk of an output without any token. A request that is ended before its first block is
-    finished has no other.
+    vLLM 0.32's generator makes no chunk of an output without any token, not even of an end, and 0.33's does. A request
+    that is ended before its first block is finished has no other.
 
     Args:
         source: the engine's outputs, as vLLM's generator takes them: RequestOutputs, or with several prompts pairs of
