@@ -42,6 +42,7 @@ settings_of_requests = st.builds(
     steps=st.integers(1, 15),
     absolute_blocks=st.booleans(),
     eos_penalty=st.sampled_from([0.0, 2.0]),
+    eos_last=st.booleans(),
     eos_ids=st.just((5,)),
     stop_ids=st.sampled_from([(), (5,), (4, 5)]),
     prune=st.booleans(),

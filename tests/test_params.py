@@ -60,7 +60,7 @@ BAD = [
     ("schedule", "sine"), ("schedule", "linear"), ("steps", 0), ("bypass_mode", "never"), ("bypass_mode", "only"),
     ("uncertainty_scope", "world"), ("cost_weight", -1), ("beam_width", 0), ("beam_width", 33), ("num_generations", 0),
     ("klass_epsilon", -1), ("pc_lambda", "a"), ("pc_alpha", -2), ("entropy_bound", -1), ("threshold", 1.5),
-    ("factor", -0.5), ("eos_penalty", -1), ("stream_mode", "words"), ("stream_mode", "canvas"),
+    ("factor", -0.5), ("eos_penalty", -1), ("eos_last", "late"), ("stream_mode", "words"), ("stream_mode", "canvas"),
     ("diffusion_seed_canvas", "text"), ("diffusion_seed_canvas", [-1]), ("diffusion_pinned", 3),
     ("suffix_token_ids", [1.5]), ("tokens_per_step", 2**70), ("cost_weight", 1e300), ("eos_penalty", 1e39),
     ("steps", 10**12), ("pc_alpha", 1e39),

@@ -117,6 +117,42 @@ def test_adaptive_samplers_take_a_position_temperature(sampler):
     assert len({len(positions) for positions in drawn}) == 1, "how many is decided before which"
 
 
+# P's most likely tokens are 0, 0, 1, 0, 2.
+ENDS = {"eos_last": True, "eos_ids": (0,)}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "knobs", "positions"),
+    [
+        ("confidence", {}, [2]),
+        ("confidence", {"count": 2}, [2, 4]),
+        ("confidence", {"count": 4}, [0, 1, 2, 4]),  # ends are equal, the lower index first
+        ("confidence", {"eos_ids": (), "stop_ids": (1, 2)}, [0]),
+        ("confidence", {"eos_ids": (0, 1, 2)}, [0]),  # nothing but ends is left: as ever
+        ("entropy", {"count": 2}, [2, 4]),
+        ("ar", {"count": 2}, [2, 4]),
+        ("threshold", {"threshold": 0.7}, [2]),
+        ("threshold", {"threshold": 0.3}, [2, 4]),
+        ("factor", {"factor": 9.0}, [2, 4]),
+        ("eb", {"entropy_bound": 9.0}, [2, 4]),
+        ("info_gain", {"bypass_threshold": 0.7}, [2]),  # the two surer ones wait
+        ("info_gain", {"bypass_threshold": 0.3, "count": 2}, [2, 4]),
+        ("info_gain", {"bypass_threshold": 1.0, "num_candidates": 1, "count": 2}, [2, 4]),
+    ],
+)
+def test_what_ends_the_text_is_written_last(sampler, knobs, positions):
+    assert written(sampler, **(ENDS | knobs)) == positions
+
+
+def test_no_candidate_ends_the_text_while_it_has_other_tokens():
+    params = DecodingParams(temperature=0.0, position_temperature=3.0, num_candidates=64, bypass_threshold=0.7, **ENDS)
+    for count in (1, 2, 3):
+        proposal = propose(view(params), params, count, step_generator(0, 0))
+        for action in proposal.positions.tolist():
+            assert len(set(action)) == count
+            assert len({2, 4} - {*action}) == max(0, 2 - count)
+
+
 def test_uniform_chooses_every_position_alike():
     params = DecodingParams(sampler="uniform", temperature=0.0)
     at = view(params)

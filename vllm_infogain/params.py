@@ -61,6 +61,7 @@ class DecodingParams:
     suffix_token_ids: tuple[int, ...] = knob((), whole_numbers)  # text behind the canvas: read, never returned
     # Tokens and output.
     eos_penalty: float = knob(0.0, number(0, 1e4))  # subtracted once from the logit of every EOS token
+    eos_last: bool = knob(False, switch)  # write tokens that end the text only where the block has no others to write
     return_trajectory: bool = knob(False, switch)  # report every step
     stream_mode: str = knob("block", choice("block", "canvas"))  # what a stream holds: finished blocks, or every step
 
@@ -76,7 +77,7 @@ class DecodingParams:
     seed: int = 0
     canvas_length: int = 16  # max_tokens
     stop_ids: tuple[int, ...] = ()  # tokens after which the rest of the canvas is dropped
-    eos_ids: tuple[int, ...] = ()  # the model's EOS tokens, for eos_penalty
+    eos_ids: tuple[int, ...] = ()  # the model's EOS tokens, for eos_penalty and eos_last
     absolute_blocks: bool = False  # blocks end at multiples of block_length from the prompt's start, not the canvas's
     block_causal: bool = False  # a block attends to itself and to those before it; implies absolute_blocks
     shift: int = 0  # position p is read off row p - shift of the logits: 1 where a row predicts the next position
@@ -107,6 +108,11 @@ class DecodingParams:
     def writes_one(self) -> bool:
         """Whether a step may write one position only: what is allowed at one depends on what is written at others."""
         return self.is_structured or bool(self.constraints.banned_words)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end the text: EOS, and the request's own stop tokens."""
+        return tuple({*self.eos_ids, *self.stop_ids})
 
     @property
     def keeps_steps(self) -> bool:
@@ -218,6 +224,8 @@ def check_together(params: DecodingParams) -> None:
             "cache", "dual",
             "only the block's logits are computed, uncertainty_scope='sequence' needs those behind it; give 'prefix'",
         )  # fmt: skip
+    if params.eos_last and not params.end_ids:
+        raise ParameterError("eos_last", True, "no EOS token is known; name one, or give stop_token_ids")
     if params.top_p == 0:
         raise ParameterError("top_p", 0, "give a number above 0, up to 1")
     if params.stream_mode == "canvas" and params.sampler in ("beam", "best_of_n"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.scores import count_to_write, position_score
+from vllm_infogain.sampling.scores import HELD_BACK, count_to_write, held_back, position_score
 from vllm_infogain.sampling.view import View
 
 
@@ -79,6 +79,7 @@ def propose(view: View, params: DecodingParams, written: int, rng: np.random.Gen
     if params.looks_ahead:
         return propose_candidates(view, params, written, rng)
     scores = position_score(params.sampler, view, params, rng)
+    scores = np.where(held_back(view.reading.tokens, params), HELD_BACK, scores)
     written = count_to_write(scores[0], view, params, written)
     positions = np.sort(choose_positions(scores, written, params.tau_position, rng))
     return Proposal(positions, view.reading.tokens[:1, positions[0]])
@@ -98,15 +99,16 @@ def propose_candidates(view: View, params: DecodingParams, written: int, rng: np
     count, masked = tokens.shape
     if written == masked and not view.masked_elsewhere:
         return Proposal(np.arange(masked)[None], tokens[:1])
-    sure = sure_positions(reading.top_probability, params.bypass_threshold, written)
+    waits = held_back(tokens, params)
+    sure = sure_positions(np.where(waits[0], -1.0, reading.top_probability), params.bypass_threshold, written)
     is_last = written == masked  # which takes what is left, whatever the mode
     if len(sure) == written or (len(sure) and params.bypass_mode == "only" and not is_last):
         sure = np.sort(sure)
         return Proposal(sure[None], tokens[:1, sure], bypassed=True)
 
-    scores = position_score(params.position_score, view, params, rng)
+    scores = np.where(waits, HELD_BACK, position_score(params.position_score, view, params, rng))
     if len(sure):
-        scores, tokens = scores.copy(), tokens.copy()
+        tokens = tokens.copy()
         scores[:, sure] = -np.inf
         tokens[:, sure] = tokens[0, sure]  # fixed means the same in every candidate
     free = written - len(sure)

@@ -7,6 +7,8 @@ import numpy as np
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.view import View
 
+HELD_BACK = -1e30  # a score below all others, but above -inf
+
 
 def position_score(name: str, view: View, params: DecodingParams, rng: np.random.Generator) -> np.ndarray:
     """The score [draws, masked] of writing each draw's tokens; probabilities at temperature 1.
@@ -37,6 +39,18 @@ def position_score(name: str, view: View, params: DecodingParams, rng: np.random
     return np.broadcast_to(score, reading.tokens.shape)
 
 
+def held_back(tokens: np.ndarray, params: DecodingParams) -> np.ndarray:
+    """Where each draw's tokens [draws, masked] have to wait until the rest is written: bool, same shape.
+
+    With `eos_last` those are the ones that end the text, unless the draw has no others. (LLaDA's option: a confidence
+    of -inf, so that a canvas is not filled with ends before there is a text.)
+    """
+    if not params.eos_last:
+        return np.zeros(tokens.shape, dtype=bool)
+    ends = np.isin(tokens, params.end_ids)
+    return ends & ~ends.all(-1, keepdims=True)
+
+
 def is_stable(view: View, epsilon: float) -> np.ndarray:
     """KLASS: whether KL(p now || p at the previous step) < epsilon nats [masked]; False where there was none."""
     if view.reading.divergence is None:
@@ -61,10 +75,11 @@ def count_to_write(scores: np.ndarray, view: View, params: DecodingParams, sched
     eb: as many, the surest first, as keep the sum of their entropies less the largest within the bound.
     threshold: all whose drawn token is at least that probable, and no fewer than scheduled.
     factor: the largest n with (n + 1)(1 - p_n) < factor, p_n the n-th largest probability of a drawn token.
+    None counts a position that is held back.
     """
     match params.sampler:
         case "eb":
-            entropy = np.sort(view.reading.entropy)
+            entropy = np.sort(view.reading.entropy[scores > HELD_BACK])
             return max(1, int((entropy.cumsum() - entropy <= params.entropy_bound).sum()))
         case "threshold":
             return max(scheduled, int((scores >= params.threshold).sum()))
