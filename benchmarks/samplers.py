@@ -1,4 +1,4 @@
-"""Every sampler on every task of the embedded model: accuracy, cumulative entropy, rows.
+"""Every sampler on every task of the embedded model: accuracy, cumulative entropy, rows, CPU seconds.
 
     python -m benchmarks.samplers [--problems 100] [--out benchmarks/samplers.md]
 
@@ -8,9 +8,11 @@ Every answer is checked by its task's rules. Writes the table into the docs and 
 import argparse
 import json
 import os
+import time
 from pathlib import Path
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # all of the engine's CPU time is this process's
 
 import vllm_infogain
 from benchmarks.environment import environment, settings_text
@@ -23,7 +25,10 @@ TEMPERATURE = {"sudoku": 0.0, "countdown": 0.0, "judgement": 0.0, "multiplicatio
 SETTINGS = [
     *({"sampler": sampler} for sampler in SAMPLERS),
     {"sampler": "info_gain", "bypass_threshold": 1.0},
-    {"sampler": "info_gain", "bypass_threshold": 1.0, "state_uncertainty": "sum", "position_temperature": 5.0},
+    {"sampler": "info_gain", "bypass_threshold": 1.0, "position_temperature": 1.0},
+    {"sampler": "info_gain", "bypass_threshold": 1.0, "position_temperature": 1.0, "prune": True},
+    {"sampler": "info_gain", "bypass_threshold": 1.0, "position_temperature": 1.0, "state_uncertainty": "sum"},
+    {"sampler": "info_gain", "bypass_threshold": 1.0, "position_temperature": 5.0, "state_uncertainty": "sum"},
 ]
 
 
@@ -42,8 +47,8 @@ def main() -> None:
         "Written by `python -m benchmarks.samplers`. Held-out problems (Sudoku: four givens; multiplication: the bare",
         "`multiply`, whose factors the model chooses), the whole canvas as one block, defaults but for what is named.",
         f"{arguments.problems} problems per cell, temperature 0 (multiplication 1). A cell: accuracy ± standard error,",
-        "cumulative entropy in nats, forward rows per token. K is `tokens_per_step`; `eb`, `threshold` and `factor`",
-        "choose their own number of positions and have one row.",
+        "cumulative entropy in nats, forward rows per token, CPU seconds of all problems in one batch, at one thread.",
+        "K is `tokens_per_step`; `eb`, `threshold` and `factor` choose their own number of positions and have one row.",
         "",
         f"Machine: {machine['cpu']}, vLLM {machine['vllm']}, torch {machine['torch']}.",
         "",
@@ -61,14 +66,17 @@ def main() -> None:
                 options = {"givens": 4} if task == "sudoku" else {}
                 problems = held_out(task, arguments.problems, **options)
                 knobs_now = {**knobs, "tokens_per_step": tokens_per_step}
+                started = time.process_time()
                 score = solve(llm, problems, knobs_now, temperature=temperature)
+                seconds = time.process_time() - started
                 rows = score.mean("rows") / CANVAS[task]
                 cells.append(
                     f"{100 * score.accuracy:.0f} ± {100 * score.standard_error:.0f} %, "
-                    f"{score.mean('cumulative_entropy'):.2f}, {rows:.0f}"
+                    f"{score.mean('cumulative_entropy'):.2f}, {rows:.0f}, {seconds:.1f} s"
                 )
                 entropy = score.mean("cumulative_entropy")
                 figures = {"accuracy": score.accuracy, "entropy": entropy, "rows_per_token": rows}
+                figures["cpu_seconds"] = seconds
                 results.append({"task": task, **knobs_now, **figures})
             lines.append(f"| {tokens_per_step} | {settings_text(knobs)} | " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)

@@ -29,7 +29,7 @@ LEFT_OUT = {"torch", "torchvision", "torchaudio", "torchcodec"}
 
 
 def pip(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *arguments], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", "-qq", *arguments], check=True)
 
 
 def installed(name: str) -> str | None:
@@ -41,7 +41,7 @@ def installed(name: str) -> str | None:
 
 def install_torch() -> None:
     print(f"[1/4] torch {TORCH} for the CPU", flush=True)
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "install", f"torch=={TORCH}+cpu"]
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-qq", "install", f"torch=={TORCH}+cpu"]
     if subprocess.run(command, stderr=subprocess.DEVNULL).returncode != 0:
         # The default build runs on the CPU too; it is only large.
         print("      the package index has no CPU build; taking the default one, several GB", flush=True)

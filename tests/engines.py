@@ -134,6 +134,8 @@ def assert_matches_oracle(engine: Engine, job: Job, output: Any) -> None:
     report = vllm_infogain.report(output)
     assert list(output.outputs[0].token_ids) == expected.tokens, job
     assert [step["positions"] for step in report["trajectory"]] == [step.positions for step in expected.steps]
+    assert [step["bypassed"] for step in report["trajectory"]] == [step.bypassed for step in expected.steps]
+    assert report["bypassed_steps"] == sum(step.bypassed for step in expected.steps)
     for step, plain in zip(report["trajectory"], expected.steps, strict=True):
         # Of pruned candidates no J is known.
         pairs = [pair for pair in zip(step["objective"], plain.objective, strict=True) if pair[0] is not None]

@@ -105,6 +105,7 @@ def test_a_budget_below_one_sequence_fails_the_start(served):
         ({"prompt_logprobs": 2}, [5], {}, "prompt_logprobs=2"),
         ({"repetition_penalty": 1.2}, [5], {}, "generation config"),
         ({"extra_args": {"sampler": "x"}}, [5], {}, "sampler='x'"),
+        ({"extra_args": {"schedule": "dream", "steps": 3, "block_length": 5}}, [5], {}, "steps=3: 4 blocks .* give 4"),
     ],
 )
 def test_a_request_that_cannot_be_served_is_refused(served, fields, prompt, options, message):

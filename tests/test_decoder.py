@@ -12,6 +12,9 @@ from vllm_infogain.params import LOOKAHEAD_SAMPLERS, SAMPLERS, DecodingParams
 from vllm_infogain.reference import oracle
 from vllm_infogain.sampling import make_decoder
 from vllm_infogain.sampling.reading import read
+from vllm_infogain.sampling.schedule import plan_blocks
+
+PROMPT = [1, 2, 3]
 
 
 def that_go_together(params: DecodingParams) -> DecodingParams:
@@ -20,6 +23,9 @@ def that_go_together(params: DecodingParams) -> DecodingParams:
         params = replace(params, cache="none", uncertainty_scope="block", block_length=max(1, params.block_length))
     if params.cache == "dual" and params.looks_ahead:
         params = replace(params, uncertainty_scope="block")
+    if params.schedule != "fixed":
+        ample = replace(params, steps=params.canvas_length)
+        params = replace(params, steps=max(params.steps, len(plan_blocks(ample, len(PROMPT), MASK_ID))))
     return replace(params, bypass_mode="fill") if params.sampler == "beam" else params
 
 
@@ -38,7 +44,7 @@ settings_of_requests = st.builds(
     cost_weight=st.sampled_from([0.0, 0.5, 1.0]),
     beam_width=st.integers(1, 4),
     num_generations=st.integers(1, 4),
-    schedule=st.sampled_from(["fixed", "linear", "cosine", "dream"]),
+    schedule=st.sampled_from(["fixed", "linear", "cosine", "maskgit", "dream"]),
     steps=st.integers(1, 15),
     absolute_blocks=st.booleans(),
     eos_penalty=st.sampled_from([0.0, 2.0]),
@@ -69,14 +75,14 @@ def test_any_request_equals_the_oracle_and_leaves_no_mask(
     params: DecodingParams, model_seed: int, parts: list[int], is_prompt_computed: bool
 ):
     block = params.block_length if params.block_causal else 0
-    model, prompt = StubModel(model_seed, block), [1, 2, 3]
+    model, prompt = StubModel(model_seed, block), PROMPT
     computed = len(prompt) // block * block if block and is_prompt_computed else 0
     tokens, decoder = drive(model, prompt, params, parts, computed)
     expected = oracle.decode(model, prompt, params, MASK_ID)
     assert tokens == expected.tokens
     assert MASK_ID not in tokens
     for step, plain in zip(decoder.report.trajectory, expected.steps, strict=True):
-        assert step.positions == plain.positions
+        assert (step.positions, step.bypassed) == (plain.positions, plain.bypassed)
         assert len(step.objective) == len(plain.objective)
         for ours, definition in zip(step.objective, plain.objective, strict=True):
             assert (

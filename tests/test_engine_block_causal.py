@@ -1,5 +1,7 @@
 """SDAR on the engine: finished blocks are cached exactly, and prefixes are shared between requests."""
 
+import dataclasses
+
 import pytest
 from checkpoints import write_sdar
 from engines import Engine, Job, assert_matches_oracle, assert_preemptions_change_nothing, running
@@ -66,11 +68,59 @@ def test_only_the_block_and_the_one_before_it_run(engine: Engine):
     assert report["rows"] == (12 + 3 * BLOCK) + 2 * (2 * BLOCK + 3 * BLOCK)
 
 
+# A page holds 32 positions: requests of lengths 3, 64 and 100 share none.
+LENGTHS = (1, 3, 16, BLOCK, 32, 64, 100)
+
+
+@pytest.fixture(scope="module")
+def engines(engine: Engine, tmp_path_factory) -> dict[int, Engine]:
+    """The one engine, beside the plain model of each block length."""
+    path = tmp_path_factory.mktemp("plain")
+    return {size: dataclasses.replace(engine, model=write_sdar(path, block_size=size)) for size in LENGTHS}
+
+
+def test_a_request_may_have_a_block_length_of_its_own(engine: Engine, engines: dict[int, Engine]):
+    jobs = [
+        (size, dataclasses.replace(job, knobs=job.knobs | {"block_length": size}))
+        for job, size in zip([*BLOCK_CAUSAL, BLOCK_CAUSAL[0]], LENGTHS, strict=True)
+    ]
+    outputs = engine.run([job for _, job in jobs])
+    for (size, job), output in zip(jobs, outputs, strict=True):
+        assert_matches_oracle(engines[size], job, output)
+
+
+def test_pages_are_shared_by_requests_of_one_block_length_only(engine: Engine, engines: dict[int, Engine]):
+    engine.scheduler.reset_prefix_cache()
+    knobs = {"sampler": "confidence", "tokens_per_step": 4}
+    for prefix, found in ((PREFIX, (0, 64)), (PREFIX.upper(), (0, 64))):
+        for size in LENGTHS if prefix == PREFIX else reversed(LENGTHS):
+            job = Job(prefix, knobs | {"block_length": size}, 20)
+            for cached in found:
+                (output,) = engine.run([job])
+                assert output.num_cached_tokens == (cached if 32 % size == 0 else 0), size
+                assert_matches_oracle(engines[size], job, output)
+    (default,) = engine.run([Job(PREFIX, knobs, 20)])
+    assert default.num_cached_tokens == 64, "the checkpoint's own length, given or not"
+
+
+def test_a_salt_cannot_pass_for_another_block_length(engine: Engine):
+    engine.scheduler.reset_prefix_cache()
+    prompt = {"prompt_token_ids": engine.prompt_ids(Job(PREFIX, {}))}
+    ours = Job("", {"sampler": "ar", "block_length": 16}, 8).sampling_params()
+    for salt in ("16:", "16", "x"):
+        salted = prompt | {"cache_salt": salt}
+        params = Job("", {"sampler": "ar"}, 8).sampling_params()
+        counts = [engine.llm.generate([salted], [params], use_tqdm=False)[0].num_cached_tokens for _ in range(2)]
+        assert counts == [0, 64], "the client's salt still tells requests apart"
+    assert engine.llm.generate([prompt], [ours], use_tqdm=False)[0].num_cached_tokens == 0
+
+
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"cache": "dual"}, "cache='dual': the model attends block by block, 4 positions each; give 'none'"),
-        ({"block_length": 8}, "block_length=8: the model attends block by block, 4 positions each; give 4"),
+        ({"cache": "dual"}, "cache='dual': the model attends block by block; give 'none'"),
+        ({"block_length": 0}, "block_length=0: the model attends block by block, .*; give 1 or more"),
+        ({"block_length": 129}, "block_length=129: give at most the model length of 128"),
         ({"uncertainty_scope": "sequence"}, "uncertainty_scope='sequence': the model attends block by block"),
     ],
 )

@@ -163,7 +163,7 @@ EXTREMES = {
     "position_temperature": [1e-310, 1e-6, 1e6], "bypass_threshold": [0, 1e6], "cost_weight": [0, 1e6],
     "klass_epsilon": [0, 1e6], "pc_lambda": [0, 1e6], "pc_alpha": [0, 1e6], "entropy_bound": [0, 1e6],
     "threshold": [0, 1], "factor": [0, 1e6], "eos_penalty": [0, 1e4], "tokens_per_step": [2**31 - 1],
-    "cache_refresh": [2**31 - 1], "steps": [1, 1 << 16], "num_candidates": [1, 64],
+    "cache_refresh": [2**31 - 1], "steps": [2, 1 << 16], "num_candidates": [1, 64],
 }  # fmt: skip
 
 

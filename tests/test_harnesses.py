@@ -3,16 +3,18 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from server import VLLM, serve
+from readme import ROOT, commands_of
+from server import serve
 
 import vllm_infogain
-from vllm_infogain.embedded import SERVED_NAME, model_path
+from vllm_infogain.embedded import model_path
 from vllm_infogain.plugin import embedded_args
 
 pytestmark = pytest.mark.engine
@@ -27,59 +29,47 @@ def url() -> Iterator[str]:
         yield address
 
 
-def run(command: list, home: Path) -> str:
-    """Standard output of a command that finds no network."""
+def run(commands: str, home: Path) -> str:
+    """Standard output of shell commands that find no network, at the checkout's root, in this environment."""
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(home)}
-    command = [str(word) for word in command]
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
-        command, cwd=TASKS, env=os.environ | offline, capture_output=True, text=True, timeout=300, check=False
-    )
+        ["bash", "-ec", commands],
+        cwd=ROOT, env=os.environ | offline | path, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
     return done.stdout
 
 
-def lm_eval(backend: str, model_args: dict, generation: dict, tmp_path: Path) -> dict:
-    """Results of the local task `multiplication`."""
-    run(
-        [
-            sys.executable, "-m", "lm_eval", "--model", backend, "--model_args", json.dumps(model_args),
-            "--gen_kwargs", json.dumps(generation), "--include_path", TASKS, "--tasks", "multiplication",
-            "--output_path", tmp_path / "out", "--batch_size", "auto",
-        ],
-        tmp_path,
-    )  # fmt: skip
-    (results,) = (tmp_path / "out").rglob("results_*.json")
-    return json.loads(results.read_text())
-
-
-def assert_all_solved(results: dict) -> None:
+def assert_all_solved(out: Path) -> None:
+    """What lm-eval wrote there of the task `multiplication`."""
+    (file,) = out.rglob("results_*.json")
+    results = json.loads(file.read_text())
     assert results["n-samples"]["multiplication"] == {"original": QUESTIONS, "effective": QUESTIONS}
     assert results["results"]["multiplication"]["exact_match,none"] == 1.0
 
 
-def test_lm_evals_completions_back_end_completes_a_task(url: str, tmp_path):
+def test_lm_evals_completions_back_end_completes_a_task_as_the_readme_says(url: str, tmp_path):
     # Text, not token ids, which lm-eval would give no special tokens: the server's tokenizer knows better.
-    model_args = {"model": SERVED_NAME, "base_url": f"{url}/v1/completions", "num_concurrent": 4, "max_length": 64}
-    model_args |= {"tokenizer_backend": None, "tokenized_requests": False}
-    assert_all_solved(lm_eval("local-completions", model_args, {"vllm_xargs": {"sampler": "info_gain"}}, tmp_path))
+    commands = commands_of("lm_eval").replace("http://localhost:8000", url)
+    run(f"{commands.rstrip()} --output_path {tmp_path / 'out'}", tmp_path)
+    assert_all_solved(tmp_path / "out")
 
 
 def test_lm_evals_vllm_back_end_completes_a_task(tmp_path):
     engine = vllm_infogain.engine_args() | embedded_args()
     del engine["model"], engine["served_model_name"]
-    model_args = {"pretrained": str(model_path())} | engine
-    assert_all_solved(lm_eval("vllm", model_args, {"extra_args": {"sampler": "info_gain"}}, tmp_path))
+    words = [
+        "lm_eval", "--model", "vllm", "--model_args", json.dumps({"pretrained": str(model_path())} | engine),
+        "--gen_kwargs", json.dumps({"extra_args": {"sampler": "info_gain"}}), "--include_path", ".", "--tasks",
+        "multiplication", "--output_path", str(tmp_path / "out"), "--batch_size", "auto",
+    ]  # fmt: skip
+    run(f"cd {TASKS}; {shlex.join(words)}", tmp_path)
+    assert_all_solved(tmp_path / "out")
 
 
-def test_vllms_own_serving_benchmark_has_no_failed_request(url: str, tmp_path):
-    printed = run(
-        [
-            VLLM, "bench", "serve", "--base-url", url, "--model", SERVED_NAME, "--tokenizer", model_path(),
-            "--dataset-name", "random", "--random-input-len", "10", "--random-output-len", "16",
-            "--num-prompts", "32", "--max-concurrency", "8", "--ignore-eos",
-        ],
-        tmp_path,
-    )  # fmt: skip
+def test_vllms_own_serving_benchmark_has_no_failed_request_as_the_readme_says(url: str, tmp_path):
+    printed = run(commands_of("vllm bench serve").replace("http://localhost:8000", url), tmp_path)
     figures = dict(re.findall(r"^([A-Z][\w ]+):\s+(\d+)\s*$", printed, re.MULTILINE))
     assert figures["Successful requests"] == "32"
     assert figures["Failed requests"] == "0"

@@ -15,7 +15,6 @@ from vllm_infogain.sampling.frequencies import log_frequencies
 from vllm_infogain.sampling.logits import adjust_logits, keep_likely
 from vllm_infogain.sampling.question import Question
 from vllm_infogain.sampling.reading import read
-from vllm_infogain.sampling.schedule import next_write, tokens_to_write
 from vllm_infogain.sampling.scores import is_stable, pc_score
 from vllm_infogain.sampling.view import View
 
@@ -162,79 +161,6 @@ def test_uniform_chooses_every_position_alike():
         counts[proposal.positions.item()] += 1
     # 99.9% of chi-square with 4 degrees of freedom: 18.5
     assert sum((count - 800) ** 2 / 800 for count in counts) < 18.5
-
-
-# Schedules.
-
-
-def schedule(name: str, steps: int, size: int) -> list[int]:
-    params, masked, counts = DecodingParams(schedule=name, steps=steps, canvas_length=size), size, []
-    while masked:
-        assert len(counts) < steps
-        counts.append(tokens_to_write(params, masked, len(counts), 0, size))
-        masked -= counts[-1]
-    return counts
-
-
-def test_schedules_by_hand():
-    assert schedule("linear", 4, 16) == [4, 4, 4, 4]
-    assert schedule("linear", 4, 10) == [3, 3, 2, 2]
-    # 16 cos(pi/2 x i/4): 14.78, 11.31, 6.12, 0 remain
-    assert schedule("cosine", 4, 16) == [2, 4, 5, 5]
-    assert schedule("linear", 20, 5) == [1, 1, 1, 1, 1]
-    assert schedule("cosine", 1, 7) == [7]
-    # 4 times from 1 to 0.001: the shares are 0.24975, 0.33289, 0.49900 and what is left, rounded down
-    assert schedule("dream", 4, 16) == [3, 4, 4, 5]
-    assert schedule("dream", 4, 4) == [0, 1, 1, 2]
-    assert schedule("dream", 1, 7) == [7]
-
-
-def test_a_step_that_writes_nothing_is_passed_over():
-    params = DecodingParams(schedule="dream", steps=4, canvas_length=4)
-    assert next_write(params, 4, 0, 0, 4) == (1, 1)
-    assert next_write(params, 1, 0, 0, 4) == (3, 1), "the last step takes what is left"
-    assert next_write(params, 3, 2, 0, 4) == (2, 1)
-
-
-@pytest.mark.parametrize("name", ["linear", "cosine"])
-def test_a_schedule_never_takes_more_steps_than_given_and_ends_with_what_is_left(name):
-    for steps in range(1, 12):
-        for size in range(1, 20):
-            counts = schedule(name, steps, size)
-            assert len(counts) <= steps
-            assert sum(counts) == size
-            assert min(counts) >= 1
-
-
-def test_blocks_share_the_steps_of_the_canvas():
-    params = DecodingParams(
-        sampler="ar",
-        schedule="linear",
-        steps=6,
-        block_length=8,
-        canvas_length=24,
-        temperature=0.0,
-        return_trajectory=True,
-    )
-    _, decoder = drive(StubModel(), [1], params)
-    assert [len(step.positions) for step in decoder.report.trajectory] == [4] * 6
-    for steps in range(1, 30):
-        other = dataclasses.replace(params, steps=steps, block_length=6)
-        assert drive(StubModel(), [1], other)[1].report.steps == min(24, max(steps, 4)), (
-            "four blocks, one step each at least"
-        )
-
-
-def test_a_bypass_does_not_strand_masks_or_lengthen_the_schedule():
-    for mode in ("fill", "only"):
-        params = DecodingParams(
-            schedule="cosine", steps=5, canvas_length=13, bypass_threshold=0.3, bypass_mode=mode, block_length=0
-        )
-        for scope in ("block", "sequence"):
-            scoped = dataclasses.replace(params, uncertainty_scope=scope, block_length=7 if scope == "sequence" else 0)
-            tokens, decoder = drive(StubModel(), [1, 2], scoped)
-            assert MASK_ID not in tokens
-            assert decoder.report.steps <= 5
 
 
 # Bypass, filters, EOS.

@@ -166,6 +166,12 @@ def test_an_action_that_writes_all_that_is_left_needs_no_candidates():
     assert not proposal.bypassed
 
 
+def test_the_fill_of_what_is_left_counts_as_bypassed_where_all_of_it_is_sure():
+    for threshold, bypassed in ((0.39, True), (0.41, False)):  # the least sure is 0.4
+        proposal = proposed(DecodingParams(tokens_per_step=3, bypass_threshold=threshold))
+        assert (len(proposal.positions), proposal.bypassed) == (1, bypassed)
+
+
 def test_the_greedy_action_at_n_1_is_the_first_of_many():
     one = DecodingParams(num_candidates=1, bypass_threshold=1.0, tokens_per_step=2)
     many = DecodingParams(num_candidates=8, bypass_threshold=1.0, tokens_per_step=2)

@@ -16,6 +16,7 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
+from vllm.v1.core.kv_cache_utils import generate_block_hash_extra_keys, hash_block_tokens
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.metrics.stats import PrefillStats
@@ -79,6 +80,7 @@ CALLS = {  # function of vLLM: positional arguments we pass, keywords we pass, w
         PrefillStats.set, 1, "num_prompt_tokens num_local_cached_tokens num_external_cached_tokens",
         "the metrics of a prompt are filled in by it",
     ),
+    "update_block_hashes": (compat.Request.update_block_hashes, 1, "", "keys of pages hold their block length by it"),
     "record_event": (compat.Request.record_event, 3, "", "queue times in the metrics"),
     "__iter__": (RequestQueue.__iter__, 1, "", "admission looks for the first request whose grammar is compiled"),
     "remove_request": (RequestQueue.remove_request, 2, "", "admission takes it from where it stands"),
@@ -167,8 +169,8 @@ FIELDS = {
     "Request": (
         attributes_set_by(compat.Request),
         "request_id sampling_params max_tokens num_prompt_tokens num_computed_tokens num_preemptions status "
-        "prefill_stats",
-        "the scheduler sizes and admits requests by these",
+        "prefill_stats skip_reading_prefix_cache cache_salt block_hashes",
+        "the scheduler sizes and admits requests by these, and keys their pages",
     ),
     "KVCacheManager": (
         attributes_set_by(KVCacheManager), "block_pool new_step_starts", "scratch pages come from its pool"
@@ -189,6 +191,13 @@ def test_every_attribute_our_scheduler_uses_is_its_own_or_vllms():
     assert "use_v2_model_runner" in attributes_set_by(compat.Scheduler), (
         "we set it to spare a copy of every token; if vLLM no longer reads it, drop the line"
     )
+
+
+def test_a_pages_key_depends_on_its_requests_salt_and_on_those_before_it():
+    source = inspect.getsource(generate_block_hash_extra_keys)
+    assert '("cache_salt", request.cache_salt)' in source, "pages of different block lengths are told apart by it"
+    chained = inspect.signature(hash_block_tokens).parameters
+    assert "parent_block_hash" in chained, "the salt is in the first page's key only"
 
 
 # Worker and runner.

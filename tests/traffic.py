@@ -119,7 +119,8 @@ def _knobs(rng: random.Random, length: int) -> dict[str, Any]:
     }  # fmt: skip
     knobs |= _some_of(rng, optional, 0.35)
     if rng.random() < 0.25:
-        knobs |= {"schedule": rng.choice(("linear", "cosine", "dream")), "steps": rng.randint(1, 8)}
+        blocks = -(-length // (knobs.get("block_length", 32) or length))  # each takes a step at least
+        knobs |= {"schedule": rng.choice(("linear", "cosine", "maskgit", "dream")), "steps": blocks + rng.randint(0, 7)}
     return _fitting(knobs)
 
 

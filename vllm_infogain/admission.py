@@ -13,6 +13,7 @@ from vllm_infogain.engine.compat import SamplingParams, VllmConfig, VLLMValidati
 from vllm_infogain.infill import check_infill, initial_canvas, stops_from
 from vllm_infogain.params import MAX_SEQUENCES, DecodingParams, parse_params
 from vllm_infogain.sampling.frequencies import load_log_frequencies
+from vllm_infogain.sampling.schedule import plan_blocks
 from vllm_infogain.settings import parse_settings
 from vllm_infogain.structured import check_constraint, check_structured_outputs
 from vllm_infogain.values import ParameterError
@@ -68,7 +69,8 @@ def background_log_frequencies(vllm_config: VllmConfig) -> np.ndarray | None:
 
 
 def block_causal_size(vllm_config: VllmConfig) -> int:
-    """Positions per block of a model whose attention is causal over blocks; 0 if it looks both ways everywhere."""
+    """Positions per block, unless a request says otherwise, of a model whose attention is causal over blocks; 0 if it
+    looks both ways everywhere."""
     config = vllm_config.model_config.hf_config
     return config.block_size if getattr(config, "attention_kind", "full") == "block_causal" else 0
 
@@ -176,10 +178,11 @@ def check_request(
         _check_sampling_fields(params)
         decoding = decoding_params("", params, vllm_config)
         canvas = requested_canvas or params.max_tokens or 0
-        _check_prompt(prompt, canvas, len(decoding.suffix_token_ids), vllm_config)
+        _check_lengths(prompt, canvas, decoding, vllm_config)
         config = vllm_config.model_config
         vocabulary, mask_id = config.get_vocab_size(), config.hf_config.mask_token_id
         check_infill(decoding, params.stop or (), mask_id, vocabulary)
+        plan_blocks(decoding, len(prompt or ()), mask_id)  # refuses fewer steps than blocks
         decoding.constraints.check(vocabulary, mask_id, decoding.stop_ids, stops_from(decoding, mask_id))
         check_structured_outputs(params, initial_canvas(decoding, mask_id), vllm_config)
         _check_rows(params.n, decoding, len(prompt or ()), vllm_config)
@@ -195,8 +198,10 @@ def check_request(
             raise ParameterError("priority", priority, "requests are served in the order they come; leave it out")
 
 
-def _check_prompt(prompt: Sequence[int] | None, canvas: int, suffix: int, vllm_config: VllmConfig) -> None:
-    limit = vllm_config.model_config.max_model_len
+def _check_lengths(
+    prompt: Sequence[int] | None, canvas: int, decoding: DecodingParams, vllm_config: VllmConfig
+) -> None:
+    limit, suffix = vllm_config.model_config.max_model_len, len(decoding.suffix_token_ids)
     if not prompt:
         raise ParameterError("prompt", prompt, "give at least one token, as text or token ids")
     if len(prompt) + canvas + suffix > limit:
@@ -206,6 +211,8 @@ def _check_prompt(prompt: Sequence[int] | None, canvas: int, suffix: int, vllm_c
             f"prompt ({len(prompt)} tokens) + canvas{behind} must fit the model length of {limit}: "
             f"give at most {limit - len(prompt) - suffix}, or shorten the prompt",
         )  # fmt: skip
+    if decoding.block_causal and decoding.block_length > limit:
+        raise ParameterError("block_length", decoding.block_length, f"give at most the model length of {limit}")
     vocabulary = vllm_config.model_config.get_vocab_size()
     if not 0 <= min(prompt) <= max(prompt) < vocabulary:
         raise ParameterError(

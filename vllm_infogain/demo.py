@@ -15,6 +15,7 @@ from vllm_infogain.evaluation import Answer, Score, held_out, solve
 
 SAMPLERS = ("entropy", "confidence", "margin", "info_gain")
 GIVENS = 4
+MASK, NEWLINE, END = "_", "↵", "■"  # how a canvas is printed; a dot is a blank of the puzzle, and nothing else
 HEADER = f"{'task':10} {'sampler':11} {'K':>1} {'accuracy':>15} {'entropy/nats':>13} {'steps':>6} {'rows':>7} {'s':>6}"
 
 
@@ -50,7 +51,8 @@ def main() -> None:
                     sudokus[sampler, tokens_per_step] = score
 
     problem = telling_problem(sudokus["entropy", 2].answers, sudokus["info_gain", 2].answers)
-    print("\nOne puzzle, two tokens per step; [x] was written in that step, with the entropy it had (nats).")
+    print("\nOne puzzle, two tokens per step; [x] was written in that step, H is the entropy it had (nats).")
+    print(f"{MASK} not written yet, {NEWLINE} end of the line, {END} end of the text")
     show_side_by_side(llm, problem, ("entropy", "info_gain"), tokens_per_step=2)
     print("\nNext: make serve, then ask the server as the README shows.")
 
@@ -88,12 +90,12 @@ def show_side_by_side(llm, problem: Problem, samplers: Sequence[str], tokens_per
 
 def frames(tokenizer, problem: Problem, answer: Answer) -> list[str]:
     """The canvas after each step, the new tokens in brackets, and where they went."""
-    canvas, result = ["_"] * CANVAS[problem.task], []
+    canvas, result = [MASK] * CANVAS[problem.task], []
     for number, step in enumerate(answer.report["trajectory"], start=1):
         new = dict(zip(step["positions"], step["tokens"], strict=True))
         for position, token in new.items():
             text = tokenizer.decode([token])
-            canvas[position] = {"\n": "\\", tokenizer.eos_token: "."}.get(text, text)
+            canvas[position] = {"\n": NEWLINE, tokenizer.eos_token: END}.get(text, text)
         cells = [f"[{text}]" if position in new else f" {text} " for position, text in enumerate(canvas)]
         costs = " ".join(f"{entropy:.2f}" for entropy in step["entropies"])
         lines = ["".join(cells[start : start + 5]) for start in range(0, len(cells), 5)]

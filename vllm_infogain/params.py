@@ -30,9 +30,10 @@ class DecodingParams:
     sampler: str = knob("info_gain", choice(*SAMPLERS))
     # Which positions are written in a step, and how many.
     tokens_per_step: int = knob(1, integer(1))  # K, where the schedule is `fixed`
-    schedule: str = knob("fixed", choice("fixed", "linear", "cosine", "dream"))
-    steps: int | None = knob(None, integer(1, MAX_STEPS))  # S, for the whole canvas; for every schedule but fixed
-    block_length: int = knob(32, integer(0))  # canvas positions per block; 0: the whole canvas is one block
+    schedule: str = knob("fixed", choice("fixed", "linear", "cosine", "maskgit", "dream"))
+    steps: int | None = knob(None, integer(1, MAX_STEPS))  # S, the most for the whole canvas; not for `fixed`
+    # Positions per block; 0: the whole canvas is one. Of a block-causal model also how it attends.
+    block_length: int = knob(32, integer(0))
     position_temperature: float | None = knob(None, number(0))  # tau_pos; None: `tau_position`
     # Look-ahead: which actions are compared, and by what.
     num_candidates: int = knob(8, integer(1, MAX_CANDIDATES))  # N
@@ -176,7 +177,7 @@ def parse_params(
     Args:
         given, defaults: the request's knobs and the server's.
         temperature, canvas_length: checked here; vLLM's `temperature` and `max_tokens`.
-        block_causal_size: positions per block of a model whose attention is causal over blocks, else 0.
+        block_causal_size: of a model whose attention is causal over blocks, the default `block_length`; else 0.
         own: the record's other fields that are no knobs.
 
     Raises:
@@ -185,8 +186,8 @@ def parse_params(
     assert not (own.get("shift") and block_causal_size), "the row before a block is of the block before"
     knobs = {**parse_knobs(defaults), **parse_knobs(given)}
     if block_causal_size:
-        check_block_causal(knobs, block_causal_size)
-        knobs["block_length"] = block_causal_size
+        knobs.setdefault("block_length", block_causal_size)
+        check_block_causal(knobs)
     own["top_k"] = max(0, integer(-1)("top_k", own.get("top_k", 0)))  # vLLM's -1, too, means all tokens
     own["top_p"] = number(0, 1)("top_p", own.get("top_p", 1.0))
     params = DecodingParams(
@@ -242,11 +243,13 @@ def check_together(params: DecodingParams) -> None:
             raise ParameterError("tokens_per_step", params.tokens_per_step, f"{reason}; give 1")
 
 
-def check_block_causal(knobs: Mapping[str, Any], size: int) -> None:
-    """Refuse what has no meaning for a model whose blocks of `size` attend to nothing behind them."""
-    fitting = {"block_length": size, "cache": "none", "uncertainty_scope": "block", "suffix_token_ids": ()}
+def check_block_causal(knobs: Mapping[str, Any]) -> None:
+    """Refuse what has no meaning for a model whose blocks attend to nothing behind them."""
+    fitting = {"cache": "none", "uncertainty_scope": "block", "suffix_token_ids": ()}
     for name, value in fitting.items():
         if knobs.get(name, value) != value:
-            raise ParameterError(
-                name, knobs[name], f"the model attends block by block, {size} positions each; give {value!r}"
-            )
+            raise ParameterError(name, knobs[name], f"the model attends block by block; give {value!r}")
+    if knobs["block_length"] == 0:
+        raise ParameterError(
+            "block_length", 0, "the model attends block by block, counted from the prompt's start; give 1 or more"
+        )

@@ -20,6 +20,7 @@ class Entry:
     largest_rows: int  # that its candidates can differ in at once
     largest_scratch: int  # scratch pages that its largest group needs
     klass_mib: float  # of log-probabilities that the worker keeps for it from step to step
+    shares_pages: bool  # with requests of the same prefix and block length: no page of it depends on what lies behind
     demand: Demand  # what it wants evaluated next
     further_pages: list[list] = field(default_factory=list)  # while it runs: pages of its kept states but the first
     lost: int | None = None  # after a preemption: the first kept state not computed again yet
@@ -38,5 +39,6 @@ class Entry:
             largest_rows=params.most_sequences * window,
             largest_scratch=(params.most_sequences - 1) * own_pages,
             klass_mib=klass_mib(params, vllm_config),
+            shares_pages=params.block_causal and page_size % params.block_length == 0,
             demand=Demand(sequences=1, rows=length, own_pages=0),
         )

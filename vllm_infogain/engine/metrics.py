@@ -28,7 +28,7 @@ COUNTERS = {  # what is counted, by `Report` where it has that name: metric and 
     ],
     "canvas_positions": [("vllm:diffusion_num_canvas_positions", "Number of canvas positions evaluated.")],
     "written": [("vllm:diffusion_num_committed_tokens", "Number of committed (finalized) tokens.")],
-    "bypassed_steps": [("infogain:bypassed_steps", "Steps that fixed sure positions without look-ahead.")],
+    "bypassed_steps": [("infogain:bypassed_steps", "Steps of look-ahead whose positions were all sure.")],
     "candidates": [("infogain:candidates", "Distinct candidate actions evaluated by look-ahead.")],
     "rows": [("infogain:rows", "Model rows computed for states and candidates: sequences times positions.")],
     "candidate_rows": [("infogain:candidate_rows", "Model rows computed for candidates.")],

@@ -46,8 +46,11 @@ class InfoGainScheduler(Scheduler):
     # Arrival and end of a request: the only places where our own table gains or loses a key.
 
     def add_request(self, request: Request) -> None:
+        entry = Entry.of(request, self.vllm_config, self.block_size)
+        if self.kv_cache_manager.enable_caching:
+            self._key_pages(request, entry)
         super().add_request(request)
-        self._entries[request.request_id] = Entry.of(request, self.vllm_config, self.block_size)
+        self._entries[request.request_id] = entry
 
     def _free_request(self, request: Request, delay_free_blocks: bool = False):
         freed = super()._free_request(request, delay_free_blocks)
@@ -76,6 +79,16 @@ class InfoGainScheduler(Scheduler):
         late = [request for request in self.requests.values() if request.arrival_time < latest]
         self.finish_requests([request.request_id for request in late], RequestStatus.FINISHED_ABORTED)
         self._timed_out += late
+
+    def _key_pages(self, request: Request, entry: Entry) -> None:
+        """K and V depend on the block length: only requests of the same one find each other's pages."""
+        if not entry.shares_pages:
+            request.skip_reading_prefix_cache = True
+            return
+        # In front of the client's own salt, which may hold anything: no two pairs of length and salt are spelt alike.
+        request.cache_salt = f"{entry.params.block_length}:{request.cache_salt or ''}"
+        request.block_hashes.clear()
+        request.update_block_hashes()
 
     # One step.
 
@@ -244,9 +257,9 @@ class InfoGainScheduler(Scheduler):
         self._timed_out = []
         for request in self.running:
             # Pages whose content is final may serve other requests with the same prefix.
-            final = self._entries[request.request_id].demand.final
-            if final:
-                self.kv_cache_manager.cache_blocks(request, min(final, request.num_tokens))
+            entry = self._entries[request.request_id]
+            if entry.shares_pages and entry.demand.final:
+                self.kv_cache_manager.cache_blocks(request, min(entry.demand.final, request.num_tokens))
         return outputs
 
     def make_stats(self, *args, **kwargs):

@@ -19,7 +19,7 @@ from vllm_infogain.sampling.automaton import TokenAutomaton, is_completable
 from vllm_infogain.sampling.best_of_n import generation_seeds
 from vllm_infogain.sampling.question import Question, Reading
 from vllm_infogain.sampling.reading import read
-from vllm_infogain.sampling.schedule import next_write
+from vllm_infogain.sampling.schedule import next_write, plan_blocks
 from vllm_infogain.sampling.view import View
 
 Action = list[tuple[int, int]]  # (position, token)
@@ -50,6 +50,7 @@ class OracleStep:
     objective: list[float]  # J of every distinct candidate; empty when there was only one
     chosen: int
     logprobs: list[float]  # nats, of the tokens, at temperature 1
+    bypassed: bool  # by look-ahead: every one of the positions is sure
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,9 @@ class _Oracle:
         """The step of the block's schedule that is next to write anything, and how many positions."""
         first, last = self.block_of(branch.state)
         masked, step = len(self.masked(branch.state, first, last)), branch.block_step + branch.idle_steps
-        return next_write(self.params, masked, step, first - self.start, last - self.start)
+        blocks = plan_blocks(self.params, self.start, self.mask_id)
+        (block,) = (block for block in blocks if (block.start, block.end) == (first - self.start, last - self.start))
+        return next_write(self.params, masked, step, block)
 
     def settles(self, branch: Branch) -> bool:
         """Whether the next action leaves nothing masked that counts for H."""
@@ -197,6 +200,9 @@ class _Oracle:
                 objective=objective if len(actions) > 1 else [],
                 chosen=chosen,
                 logprobs=[float(log_probability[position][token]) for position, token in action],
+                bypassed=params.looks_ahead
+                and len(actions) == 1
+                and all(self.is_sure(log_probability[place]) for place, _ in action),
             )
             is_finished = not self.masked(after, first, last)
             children.append(
@@ -291,6 +297,12 @@ class _Oracle:
                 if not self.is_allowed(state, place, token):
                     row[token] = -torch.inf
         return logits
+
+    def is_sure(self, log_probability: torch.Tensor) -> bool:
+        """Whether any token that may be written there [columns] is likelier than gamma."""
+        text = log_probability[: self.vocab].clone()
+        text[self.mask_id] = -torch.inf
+        return bool(text.max().exp() > self.params.bypass_threshold)
 
     def is_allowed(self, state: list[int], place: int, token: int) -> bool:
         constraints = self.params.constraints

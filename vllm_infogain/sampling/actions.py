@@ -5,7 +5,7 @@ masked positions in canvas order; ties always go to the lower index.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,7 @@ class Proposal:
 
     positions: np.ndarray  # [candidates, written] int64, ascending in each row
     tokens: np.ndarray  # [candidates, written] int64
-    bypassed: bool = False  # sure positions made up the whole action
+    bypassed: bool = False  # by look-ahead: nothing to compare, and every position it writes is surer than gamma
 
 
 def step_key(seed: int, step: int) -> int:
@@ -77,7 +77,9 @@ def propose(view: View, params: DecodingParams, written: int, rng: np.random.Gen
     One candidate means that nothing has to be compared.
     """
     if params.looks_ahead:
-        return propose_candidates(view, params, written, rng)
+        proposal = propose_candidates(view, params, written, rng)
+        least = view.reading.top_probability[proposal.positions].min()
+        return replace(proposal, bypassed=len(proposal.positions) == 1 and bool(least > params.bypass_threshold))
     scores = position_score(params.sampler, view, params, rng)
     scores = np.where(held_back(view.reading.tokens, params), HELD_BACK, scores)
     written = count_to_write(scores[0], view, params, written)
@@ -104,7 +106,7 @@ def propose_candidates(view: View, params: DecodingParams, written: int, rng: np
     is_last = written == masked  # which takes what is left, whatever the mode
     if len(sure) == written or (len(sure) and params.bypass_mode == "only" and not is_last):
         sure = np.sort(sure)
-        return Proposal(sure[None], tokens[:1, sure], bypassed=True)
+        return Proposal(sure[None], tokens[:1, sure])
 
     scores = np.where(waits, HELD_BACK, position_score(params.position_score, view, params, rng))
     if len(sure):

@@ -1,48 +1,110 @@
-"""How many positions a step writes. Always recomputed from the masks that remain, so that none is ever stranded."""
+"""How many positions a step writes. Always recomputed from the masks that remain, so that none is ever stranded.
+
+    schedule   written by step i (from 0) of a block's S steps; m masks are left of the L it began with
+    fixed      K, at most m
+    linear     m / (S - i), rounded up
+    cosine     m - floor(m c(i + 1) / c(i)), at least 1: few at first; rounding adds up from step to step
+    maskgit    m - left, left = floor(L c(i + 1)), from 1 to m - 1: MaskGIT (arXiv 2202.04200) and MMaDA
+    dream      m (1 - t(i + 1) / t(i)), rounded down: Dream's released code; t falls from 1 to 0.001 in equal steps
+
+c(i) = cos(pi/2 x i/S). The last step writes all that is left. `dream` and `maskgit` have steps that write nothing; as
+they change no state, they are passed over without a forward.
+
+`steps` is a bound for the whole canvas. Blocks share it by their masks, and each that has any gets one at least.
+"""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 
+from vllm_infogain.infill import initial_canvas
 from vllm_infogain.params import DecodingParams
+from vllm_infogain.values import ParameterError
 
 
-def block_steps(params: DecodingParams, start: int, end: int) -> int:
-    """The steps that the block of canvas offsets [start, end) gets of the canvas's `steps`: its share, at least 1."""
-    assert params.steps is not None
-    share = params.steps / params.canvas_length
-    return max(1, math.ceil(end * share - 1e-9) - math.ceil(start * share - 1e-9))
+@dataclass(frozen=True)
+class Block:
+    """A part of the canvas that is decoded at once. Offsets are those of the canvas."""
+
+    start: int
+    end: int
+    masked: int  # places to fill, before its first step
+    steps: int = 0  # its share of `steps`; 0 where the schedule is `fixed`, or nothing is to fill
 
 
-def tokens_to_write(params: DecodingParams, masked: int, step: int, start: int, end: int) -> int:
-    """Positions to write in the `step`-th step (from 0) of the block [start, end), of which `masked` are left.
+def plan_blocks(params: DecodingParams, prompt_length: int, mask_id: int) -> list[Block]:
+    """The blocks of a request's canvas, left to right. With absolute ones the first may begin in the prompt."""
+    length, canvas = params.canvas_length, initial_canvas(params, mask_id)
+    size = params.block_length or prompt_length + length
+    inside = prompt_length % size if params.absolute_blocks or params.block_causal else 0
+    starts = [0, *range(size - inside, length, size)]
+    bounds = list(zip(starts, [*starts[1:], length], strict=True))
+    masked = [canvas[start:end].count(mask_id) for start, end in bounds]
+    steps = [0] * len(bounds)
+    if params.schedule != "fixed":
+        assert params.steps is not None
+        steps = share_steps(params.steps, masked)
+    return [Block(*bound, *counts) for bound, *counts in zip(bounds, masked, steps, strict=True)]
 
-    fixed: K. linear: an equal share of the masks for each step left. cosine: the share of masks that remains after
-    step i of S is cos(pi/2 x i/S), so that early steps write few (MaskGIT). dream: time falls from 1 to 0.001 in S
-    equal steps; a step from t to s writes the share 1 - s/t of the masks, rounded down, maybe to none. The last step
-    takes what is left.
+
+def share_steps(steps: int, masked: Sequence[int]) -> list[int]:
+    """Steps of each block, `steps` in all: its share of the masks, but one at least where there is any.
+
+    Raises:
+        ParameterError: fewer steps than blocks to fill.
     """
+    total, waiting = sum(masked), sum(count > 0 for count in masked)
+    if steps < waiting:
+        raise ParameterError(
+            "steps", steps,
+            f"{waiting} blocks are to be filled, each in one step at least; give {waiting} or more, or a longer "
+            "block_length",
+        )  # fmt: skip
+    shares, seen, given = [], 0, 0
+    for count in masked:
+        seen += count
+        waiting -= count > 0
+        until = given
+        if count:
+            fair = math.ceil(steps * seen / total)
+            until = max(given + 1, min(fair, steps - waiting))
+        shares.append(until - given)
+        given = until
+    return shares
+
+
+def tokens_to_write(params: DecodingParams, masked: int, step: int, block: Block) -> int:
+    """Positions to write in the `step`-th step (from 0) of a block of which `masked` are left."""
     if params.schedule == "fixed":
         return min(params.tokens_per_step, masked)
-    steps = block_steps(params, start, end)
+    steps = block.steps
     if step >= steps - 1:
         return masked
-    if params.schedule == "linear":
-        return math.ceil(masked / (steps - step))
-    if params.schedule == "dream":
-        return int(np.float32(masked) * dream_shares(steps)[step])
-    remains = math.cos(math.pi / 2 * (step + 1) / steps) / math.cos(math.pi / 2 * step / steps)
-    return min(masked, max(1, masked - math.floor(masked * remains + 1e-9)))
+    match params.schedule:
+        case "linear":
+            return math.ceil(masked / (steps - step))
+        case "cosine":
+            remains = math.cos(math.pi / 2 * (step + 1) / steps) / math.cos(math.pi / 2 * step / steps)
+            return min(masked, max(1, masked - math.floor(masked * remains + 1e-9)))
+        case "maskgit":
+            left = math.floor(block.masked * maskgit_shares(steps)[step])
+            return masked - max(1, min(masked - 1, left))
+        case "dream":
+            return int(np.float32(masked) * dream_shares(steps)[step])
+        case _:
+            raise AssertionError(params.schedule)
 
 
-def next_write(params: DecodingParams, masked: int, step: int, start: int, end: int) -> tuple[int, int]:
+def next_write(params: DecodingParams, masked: int, step: int, block: Block) -> tuple[int, int]:
     """The first step of the block, from the `step`-th on, that writes anything, and how many positions it writes.
 
     A step that writes nothing changes no state: the next one sees the same logits, and no forward is spent on it.
     """
-    while not (written := tokens_to_write(params, masked, step, start, end)):
+    while not (written := tokens_to_write(params, masked, step, block)):
         step += 1
     return step, written
 
@@ -55,3 +117,10 @@ def dream_shares(steps: int) -> np.ndarray:
     """
     times = torch.linspace(1, 1e-3, steps + 1)
     return (1 - times[1:] / times[:-1]).numpy()
+
+
+@lru_cache(maxsize=64)
+def maskgit_shares(steps: int) -> np.ndarray:
+    """[steps] fp32, as MMaDA's released code computes it: the share of a block's first masks that each step leaves."""
+    ratios = torch.tensor([(step + 1) / steps for step in range(steps)])
+    return torch.cos(ratios * math.pi * 0.5).numpy()

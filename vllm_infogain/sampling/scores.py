@@ -76,7 +76,10 @@ def count_to_write(scores: np.ndarray, view: View, params: DecodingParams, sched
     threshold: all whose drawn token is at least that probable, and no fewer than scheduled.
     factor: the largest n with (n + 1)(1 - p_n) < factor, p_n the n-th largest probability of a drawn token.
     None counts a position that is held back.
+    The last of a schedule's steps writes all that is left, whoever chooses.
     """
+    if params.schedule != "fixed" and scheduled == len(scores):
+        return scheduled
     match params.sampler:
         case "eb":
             entropy = np.sort(view.reading.entropy[scores > HELD_BACK])

@@ -14,7 +14,7 @@ from vllm_infogain.sampling.actions import Proposal, propose, step_generator
 from vllm_infogain.sampling.automaton import TokenAutomaton
 from vllm_infogain.sampling.extent import Extent
 from vllm_infogain.sampling.question import Comparison, Question, Reading
-from vllm_infogain.sampling.schedule import next_write
+from vllm_infogain.sampling.schedule import Block, next_write, plan_blocks
 from vllm_infogain.sampling.transfer import to_device
 from vllm_infogain.sampling.view import View
 from vllm_infogain.sampling.written import TokenLogprob, given
@@ -65,6 +65,7 @@ class Track:
         self.state = np.array([*prompt, *initial_canvas(params, mask_id), *params.suffix_token_ids])
         self.canvas_start = len(prompt)
         self.canvas_end = self.canvas_start + params.canvas_length
+        self._blocks = {block.start: block for block in plan_blocks(params, len(prompt), mask_id)}
         self.block_start = self.canvas_start  # the first position of the active block that is part of the canvas
         self.block_step = 0  # steps taken in the active block
         self.idle_steps = 0  # steps of its schedule that wrote nothing: passed over without a forward
@@ -104,8 +105,13 @@ class Track:
         return self.block_start // size * size
 
     @property
+    def block(self) -> Block:
+        """The active one."""
+        return self._blocks[self.block_start - self.canvas_start]
+
+    @property
     def block_end(self) -> int:
-        return min(self.block_origin + (self.params.block_length or self.length), self.canvas_end)
+        return self.canvas_start + self.block.end
 
     @property
     def is_done(self) -> bool:
@@ -202,8 +208,7 @@ class Track:
         )
         if reading.log_probabilities is not None:
             self._previous = (places, reading.log_probabilities)
-        start, end = self.block_start - self.canvas_start, self.block_end - self.canvas_start
-        step, written = next_write(self.params, count, self.block_step + self.idle_steps, start, end)
+        step, written = next_write(self.params, count, self.block_step + self.idle_steps, self.block)
         self.idle_steps = step - self.block_step
         return propose(view, self.params, written, step_generator(self.params.seed, self.steps))
 
