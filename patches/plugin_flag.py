@@ -2,13 +2,13 @@
 
 Why: vLLM has flags for the worker and the scheduler class, but none that sets a consistent group of them.
 How: wrap `EngineArgs.add_cli_args`; general plugins are loaded right before it builds its parser. Once that parser has
-    read a command line with the flag, the other settings take our values unless the command line gives them.
+    read a command line with the flag, the other settings take our values unless the command line gives them; groups
+    of settings (`--compilation-config`) field by field.
 Upstream: none.
 Remove when: vLLM gains presets of engine arguments.
 """
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -49,16 +49,16 @@ def _then_preset(parser: argparse.ArgumentParser, parse_known_args):
 
 
 def _preset(parser: argparse.ArgumentParser, namespace: argparse.Namespace, args: Sequence[str]) -> None:
-    from vllm_infogain.plugin import embedded_args, engine_args
+    from vllm_infogain.plugin import embedded_args, engine_args, join
 
     presets = engine_args()
     if getattr(namespace, "model_tag", None) is None and not _is_given(parser, "model", args):
         presets |= embedded_args()
+    given = {action.dest for action in parser._actions if _is_given(parser, action.dest, args)}
     for name, value in presets.items():
-        if not _is_given(parser, name, args):
-            default = getattr(namespace, name, None)
-            if isinstance(value, dict) and dataclasses.is_dataclass(default) and not isinstance(default, type):
-                value = dataclasses.replace(default, **value)  # a group of settings is an object once it is parsed
+        if isinstance(value, dict):
+            setattr(namespace, name, join(value, getattr(namespace, name, None), given))
+        elif name not in given:
             setattr(namespace, name, value)
 
 

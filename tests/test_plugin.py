@@ -10,13 +10,17 @@ from argparse import Namespace
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+from vllm.config import AttentionConfig, CompilationConfig, CUDAGraphMode, StructuredOutputsConfig
 from vllm.entrypoints.cli.serve import ServeSubcommand, make_arg_parser
+from vllm.platforms import current_platform
 from vllm.plugins import load_general_plugins
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 import vllm_infogain
 from vllm_infogain import plugin
@@ -165,6 +169,97 @@ def test_a_named_model_gets_none_of_the_embedded_models_settings_wherever_it_sta
     plain = parse_serve()
     settings = plugin.embedded_args().keys() - {"model"}
     assert {name: getattr(namespace, name) for name in settings} == {name: getattr(plain, name) for name in settings}
+
+
+# Groups of settings: what the user gives of them wins, the rest stays ours.
+
+
+@pytest.fixture
+def on_cuda(monkeypatch):
+    """What would be parsed on a GPU."""
+    monkeypatch.setattr(type(current_platform), "is_cuda", lambda self: True)
+
+
+PIECEWISE = {"cudagraph_mode": CUDAGraphMode.PIECEWISE}
+OURS_ON_CUDA = {**PIECEWISE, "max_cudagraph_capture_size": 1024, "use_non_causal": True, "backend": "outlines"}
+
+
+def grouped(args: Any) -> dict:
+    """The fields that we set, and further ones of these groups, out of parsed or offline engine arguments."""
+    compilation, attention = args.compilation_config, args.attention_config
+    return {
+        "cudagraph_mode": compilation.cudagraph_mode,
+        "max_cudagraph_capture_size": compilation.max_cudagraph_capture_size,
+        "cudagraph_capture_sizes": compilation.cudagraph_capture_sizes,
+        "use_non_causal": attention.use_non_causal,
+        "attention_backend": attention.backend,
+        "backend": args.structured_outputs_config.backend,
+        "enforce_eager": args.enforce_eager,
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "changed"),
+    [
+        ("", {}),
+        ("--enforce-eager", {"enforce_eager": True}),
+        ("-O0", {}),
+        ("-O1", {}),
+        ("-cc.cudagraph_mode NONE", {"cudagraph_mode": CUDAGraphMode.NONE}),
+        ("-cc.max_cudagraph_capture_size 64", {"max_cudagraph_capture_size": 64}),
+        ("-cc.debug_dump_path /tmp", {}),
+        ('--compilation-config {"max_cudagraph_capture_size":64}', {"max_cudagraph_capture_size": 64}),
+        # With sizes of the user's, vLLM itself takes the largest for the maximum.
+        ("-cc.cudagraph_capture_sizes [1,2]", {"max_cudagraph_capture_size": None, "cudagraph_capture_sizes": [1, 2]}),
+        ("--cudagraph-capture-sizes 1 2", {"max_cudagraph_capture_size": None}),
+        ("--max-cudagraph-capture-size 64", {"max_cudagraph_capture_size": None}),
+        ("--attention-backend TRITON_ATTN", {}),
+        ("-ac.backend TRITON_ATTN", {"attention_backend": AttentionBackendEnum.TRITON_ATTN}),
+        ("--structured-outputs-config.backend xgrammar", {"backend": "xgrammar"}),
+        ("--structured-outputs-config.enable_in_reasoning true", {}),
+    ],
+)
+def test_a_flag_for_one_setting_of_a_group_leaves_our_others_on_cuda(on_cuda, flags, changed):
+    before = {"cudagraph_capture_sizes": None, "attention_backend": None, "enforce_eager": False}
+    namespace = parse_serve("some/model", "--plugin", "infogain", *flags.split())
+    assert grouped(namespace) == before | OURS_ON_CUDA | changed
+    EngineArgs.from_cli_args(namespace)
+
+
+@pytest.mark.parametrize(
+    ("given", "changed"),
+    [
+        ({}, {}),
+        ({"compilation_config": {"mode": 0}}, {}),
+        ({"compilation_config": 2}, {}),
+        ({"compilation_config": {"cudagraph_mode": "NONE"}}, {"cudagraph_mode": CUDAGraphMode.NONE}),
+        ({"compilation_config": CompilationConfig(cudagraph_mode="NONE")}, {"cudagraph_mode": CUDAGraphMode.NONE}),
+        ({"compilation_config": CompilationConfig(compile_sizes=[8])}, {}),
+        (
+            {"compilation_config": {"cudagraph_capture_sizes": [1, 2]}},
+            {"max_cudagraph_capture_size": None, "cudagraph_capture_sizes": [1, 2]},
+        ),
+        ({"max_cudagraph_capture_size": 64}, {"max_cudagraph_capture_size": None}),
+        ({"attention_config": {"flash_attn_version": 2}}, {}),
+        ({"attention_config": AttentionConfig(flash_attn_version=2)}, {}),
+        ({"structured_outputs_config": {"enable_in_reasoning": True}}, {}),
+        ({"structured_outputs_config": {"backend": "guidance"}}, {"backend": "guidance"}),
+    ],
+)
+def test_an_offline_argument_for_one_setting_of_a_group_leaves_our_others_on_cuda(on_cuda, given, changed):
+    before = {"cudagraph_capture_sizes": None, "attention_backend": None, "enforce_eager": False}
+    args = vllm_infogain.engine_args(**given)
+    if isinstance(args["structured_outputs_config"], dict):  # as LLM does
+        args["structured_outputs_config"] = StructuredOutputsConfig(**args["structured_outputs_config"])
+    if isinstance(args["compilation_config"], int):
+        args["compilation_config"] = {"mode": args["compilation_config"]}
+    assert grouped(EngineArgs(model="some/model", **args)) == before | OURS_ON_CUDA | changed
+
+
+def test_settings_of_the_users_are_not_changed_in_place():
+    theirs = StructuredOutputsConfig()
+    assert vllm_infogain.engine_args(structured_outputs_config=theirs)["structured_outputs_config"] is not theirs
+    assert theirs == StructuredOutputsConfig()
 
 
 def test_an_unknown_plugin_is_refused(capsys):

@@ -10,11 +10,16 @@ __all__ = ["DecodingParams", "InfoGainSampler", "ParameterError", "engine_args",
 __version__ = "0.1.0"
 
 
-def engine_args() -> dict[str, Any]:
-    """Arguments that make a vLLM engine decode by Info-Gain: `LLM(model, **engine_args())`."""
+def engine_args(**overrides: Any) -> dict[str, Any]:
+    """Arguments that make a vLLM engine decode by Info-Gain: `LLM(model, **engine_args())`.
+
+    Args:
+        overrides: engine arguments of vLLM, over ours; groups of settings (`compilation_config` and its like) field by
+            field.
+    """
     from vllm_infogain import plugin
 
-    return plugin.engine_args()
+    return plugin.engine_args(**overrides)
 
 
 def load_llm(model: str | None = None, **overrides: Any):
@@ -22,14 +27,14 @@ def load_llm(model: str | None = None, **overrides: Any):
 
     Args:
         model: checkpoint directory or hub name.
-        overrides: engine arguments of vLLM, over ours.
+        overrides: as of `engine_args`.
     """
     from vllm import LLM
 
     from vllm_infogain import plugin
 
-    args = plugin.engine_args() | ({"model": model} if model else plugin.embedded_args())
-    return LLM(**(args | overrides))
+    named = {"model": model} if model else plugin.embedded_args()
+    return LLM(**plugin.engine_args(**(named | overrides)))
 
 
 def report(output: Any) -> dict[str, Any]:

@@ -25,6 +25,26 @@ from vllm_infogain.engine.compat import (
 )
 
 
+def forward(
+    model: Any, vllm_config: VllmConfig, input_ids: torch.Tensor, positions: torch.Tensor, metadata: Any, **context: Any
+) -> torch.Tensor:
+    """Hidden states [rows, hidden] of input_ids and positions [rows]; all runs of the model, compiled or not, are this.
+
+    Args:
+        model: the executor.
+        vllm_config: the engine's.
+        input_ids: int64; with `positions`, two tensors, whatever they hold.
+        positions: int64.
+        metadata: of attention, by layer; None: without attention.
+        context: further fields of vLLM's forward context.
+    """
+    # Tracing makes one input of a tensor that comes twice, and vLLM drops the guards that would notice it later: the
+    # compiled model would read token ids as positions.
+    assert input_ids is not positions
+    with set_forward_context(metadata, vllm_config, num_tokens=input_ids.shape[0], **context):
+        return model(input_ids=input_ids, positions=positions)
+
+
 class PiecewiseGraphs:
     """Owner of the graphs' input buffers. The graphs themselves are vLLM's."""
 
@@ -81,12 +101,13 @@ class PiecewiseGraphs:
         mode: CUDAGraphMode,
         size: BatchDescriptor,
     ) -> torch.Tensor:
-        with set_forward_context(
-            metadata,
+        return forward(
+            self.model,
             self.vllm_config,
-            num_tokens=size.num_tokens,
+            input_ids,
+            positions,
+            metadata,
             slot_mapping=build_slot_mappings_by_layer(slots.unsqueeze(0), self.kv_cache_config),
             cudagraph_runtime_mode=mode,
             batch_descriptor=size,
-        ):
-            return self.model(input_ids=input_ids, positions=positions)
+        )

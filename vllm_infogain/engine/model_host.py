@@ -16,9 +16,8 @@ from vllm_infogain.engine.compat import (
     init_attn_backend,
     init_kv_cache,
     set_current_vllm_config,
-    set_forward_context,
 )
-from vllm_infogain.engine.graphs import PiecewiseGraphs
+from vllm_infogain.engine.graphs import PiecewiseGraphs, forward
 from vllm_infogain.engine.meter import Meter, timed
 from vllm_infogain.engine.weights import load_model
 from vllm_infogain.sampling.rows import row_statistics
@@ -126,8 +125,7 @@ class ModelHost:
     def _dummy_run(self, rows: int, **_unused) -> torch.Tensor:
         """A forward of `rows` rows without attention: memory profiling, and idle ranks of data parallelism."""
         ids = torch.zeros(rows, dtype=torch.int64, device=self.device)
-        with set_forward_context(None, self.vllm_config, num_tokens=rows):
-            return self.model(input_ids=ids, positions=ids)
+        return forward(self.model, self.vllm_config, ids, torch.zeros_like(ids), metadata=None)
 
     def get_supported_tasks(self) -> tuple[str, ...]:
         return ("generate",)
