@@ -12,6 +12,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
+from waiting import PATIENCE
 
 from vllm_infogain.page import ROUTE
 from vllm_infogain.params import SAMPLERS
@@ -85,7 +86,7 @@ def requested_urls(browser: Chrome) -> list[str]:
 
 
 def wait_until(browser: Chrome, condition) -> None:
-    WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda _: condition())
+    WebDriverWait(browser, PATIENCE, poll_frequency=0.05).until(lambda _: condition())
 
 
 def fill(browser: Chrome, **fields) -> None:

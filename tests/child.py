@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from engines import Job
+from marked import refuse_unmarked
 
 
 def generate(
     checkpoint: Path, jobs: Sequence[Job], environment: dict[str, str] | None = None, **engine_args: Any
 ) -> list[list[int]]:
     """Tokens of every job, all in one batch, from an engine whose core and workers are processes too."""
+    refuse_unmarked()
     task = {"checkpoint": str(checkpoint), "jobs": [asdict(job) for job in jobs], "engine_args": engine_args}
     variables = os.environ | {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} | (environment or {})
     variables.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import httpx
 from scrape import scrape
 from traffic import COMPLETIONS, Call
+from waiting import PATIENCE, wait_until
 
-DEADLINE = 60.0  # seconds for one request, however busy the server
+DEADLINE = PATIENCE  # for one request, however busy the server
 KEEP_ALIVE = (
     2.0  # seconds that an unused connection is kept: less than the server does, which would close it in our face
 )
@@ -88,13 +88,11 @@ HELD = (
 )  # fmt: skip
 
 
-def wait_until_idle(url: str, seconds: float = 30) -> None:
+def wait_until_idle(url: str) -> None:
     """Wait until no request runs or waits and every KV page is free, those lent to candidates too."""
-    deadline = time.monotonic() + seconds
-    while True:
+
+    def held() -> dict[str, float]:
         now = metrics(url)
-        held = {name: now[name] for name in HELD if now[name]}
-        if not held:
-            return
-        assert time.monotonic() < deadline, f"the server does not come to rest: {held}"
-        time.sleep(0.2)
+        return {name: now[name] for name in HELD if now[name]}
+
+    wait_until(lambda: not held(), lambda: f"the server does not come to rest: {held()}", every=0.2)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from marked import refuse_unmarked
 
 import vllm_infogain
 from vllm_infogain.embedded.tokenizer import MASK, VOCAB
@@ -24,6 +25,7 @@ def running(checkpoint: Path | None, model: oracle.Model | None = None, **engine
 
     from vllm_infogain.embedded import model_path
 
+    refuse_unmarked()
     settings: dict[str, Any] = {
         "dtype": "float32",
         "block_size": 32,

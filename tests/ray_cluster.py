@@ -5,12 +5,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from waiting import PATIENCE, wait_until
 
 RAY = Path(sys.executable).parent / "ray"
 HEAD = ["--head", "--port=0", "--include-dashboard=false"]
@@ -34,25 +34,28 @@ def ray_cluster(nodes: int) -> Iterator[dict[str, str]]:
             _stop(folder)
 
 
-def _start_node(arguments: list[str], environment: dict[str, str], folder: str, seconds: float = 120) -> None:
+def _start_node(arguments: list[str], environment: dict[str, str], folder: str) -> None:
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".log") as log:
         node = subprocess.Popen([RAY, "start", *arguments, *NODE], env=os.environ | environment, stdout=log, stderr=log)
-        deadline = time.monotonic() + seconds
-        while True:
-            text = Path(log.name).read_text(errors="replace")
-            if "Ray runtime started" in text:
-                return
-            assert node.poll() is None, f"`ray start` ended with code {node.returncode}:\n{text}"
-            assert time.monotonic() < deadline, f"`ray start` takes too long:\n{text}"
-            time.sleep(0.2)
+
+        def said() -> str:
+            return Path(log.name).read_text(errors="replace")
+
+        def runs() -> bool:
+            if "Ray runtime started" in said():
+                return True
+            assert node.poll() is None, f"`ray start` ended with code {node.returncode}:\n{said()}"
+            return False
+
+        wait_until(runs, lambda: f"`ray start` does not come to an end:\n{said()}", every=0.2)
 
 
-def _stop(folder: str, seconds: float = 60) -> None:
+def _stop(folder: str) -> None:
     """Ask `ray start` to end its nodes, and see to it that everything ends."""
     for process in _members(folder):
         if process.ppid() == os.getpid():
             process.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs(_members(folder), timeout=seconds)
+    _, alive = psutil.wait_procs(_members(folder), timeout=PATIENCE)
     names = [" ".join(process.cmdline()) for process in alive]
     for process in alive:
         process.kill()

@@ -1,15 +1,15 @@
 """Reading a server's `/metrics`."""
 
-import time
 import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import PATIENCE, wait_until
 
 Samples = dict[tuple[str, frozenset], float]  # by name and labels
 
 
 def scrape(url: str) -> Samples:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=PATIENCE) as response:
         text = response.read().decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -29,13 +29,17 @@ def wait_for_running(url: str, count: int) -> None:
     wait_for(url, {"vllm:num_requests_running": count})
 
 
-def wait_for(url: str, expected: dict[str, float], seconds: float = 20) -> Samples:
+def wait_for(url: str, expected: dict[str, float]) -> Samples:
     """The samples once these totals are reached; they follow a response within moments."""
-    deadline = time.monotonic() + seconds
-    while True:
+    samples: Samples = {}
+
+    def seen() -> dict[str, float]:
+        return {name: total(samples, name) for name in expected}
+
+    def are_reached() -> bool:
+        nonlocal samples
         samples = scrape(url)
-        seen = {name: total(samples, name) for name in expected}
-        if seen == expected:
-            return samples
-        assert time.monotonic() < deadline, f"{seen}, expected {expected}"
-        time.sleep(0.05)
+        return seen() == expected
+
+    wait_until(are_reached, lambda: f"{seen()}, expected {expected}")
+    return samples

@@ -15,6 +15,7 @@ from checkpoints import write_dream, write_llada, write_sdar
 from checkpoints_moe import write_llada2, write_llada_moe, write_sdar_moe
 from ray_cluster import ray_cluster
 from server import serve
+from waiting import PATIENCE
 
 FAMILIES = {
     "llada": write_llada,
@@ -40,7 +41,7 @@ def ask(family: str, workers: int = 1, ray: bool = False) -> dict[str, str]:
             environment |= stack.enter_context(ray_cluster(nodes=workers))
             arguments += ["--distributed-executor-backend", "ray"]
         url = stack.enter_context(serve(*arguments, environment=environment))
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
         return {
             sampler: client.completions.create(
                 model=family, prompt="3*7=", max_tokens=16, temperature=0,

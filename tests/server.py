@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,8 @@ from typing import Any
 
 import openai
 import pytest
+from marked import refuse_unmarked
+from waiting import PATIENCE, wait_until
 
 MODEL_LENGTH = 1024  # positions of the model that `serve_tiny` serves
 VLLM = Path(sys.executable).parent / "vllm"
@@ -29,23 +30,23 @@ class Server:
 
 
 @contextmanager
-def serve(*arguments: str, seconds: float = 240, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+def serve(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """Run `vllm serve *arguments`; yields the server's base URL once it is healthy. It must live to the end."""
-    with start(*arguments, seconds=seconds, environment=environment) as server:
+    with start(*arguments, environment=environment) as server:
         yield server.url
         code = server.process.poll()
         assert code is None, f"the server died with code {code}"
 
 
 @contextmanager
-def start(*arguments: str, seconds: float = 240, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+def start(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
     """Run `vllm serve *arguments`; yields the server once it is healthy. It may die, and is ended at the end.
 
     Args:
         arguments: of `vllm serve`; host and port are added.
-        seconds: deadline of the start.
         environment: variables beside this process's.
     """
+    refuse_unmarked()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -57,7 +58,7 @@ def start(*arguments: str, seconds: float = 240, environment: Mapping[str, str] 
         process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
         try:
             url = f"http://127.0.0.1:{port}"
-            _wait_until_healthy(process, url, time.monotonic() + seconds)
+            _wait_until_healthy(process, url)
             yield Server(url, process)
         except BaseException:
             log.seek(0)
@@ -69,19 +70,19 @@ def start(*arguments: str, seconds: float = 240, environment: Mapping[str, str] 
 
 def is_healthy(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=10) as response:
+        with urllib.request.urlopen(f"{url}/health", timeout=PATIENCE) as response:
             return response.status == 200
     except (urllib.error.URLError, OSError):
         return False
 
 
-def _wait_until_healthy(process: subprocess.Popen, url: str, deadline: float) -> None:
-    while not is_healthy(url):
+def _wait_until_healthy(process: subprocess.Popen, url: str) -> None:
+    def is_ready() -> bool:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with code {process.returncode} before it was healthy")
-        if time.monotonic() > deadline:
-            raise TimeoutError("the server did not become healthy in time")
-        time.sleep(0.5)
+        return is_healthy(url)
+
+    wait_until(is_ready, lambda: "the server does not become healthy", every=0.5)
 
 
 def _stop(process: subprocess.Popen) -> None:
@@ -110,7 +111,7 @@ def serve_tiny(
 
 
 def openai_client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
 
 
 def assert_refused(create: Callable[..., Any], fields: dict[str, Any], parameter: str, stream: bool) -> None:

@@ -50,7 +50,7 @@ def by_token(automaton, classes) -> np.ndarray:
     return classes[..., automaton.class_of]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(machines(), st.integers(1, 4).flatmap(lambda size: st.lists(
     st.lists(st.integers(0, MASK), min_size=size, max_size=size), min_size=1, max_size=3
 )))  # fmt: skip
@@ -66,7 +66,7 @@ def test_a_token_is_allowed_exactly_where_the_canvas_can_still_be_completed(mach
             np.testing.assert_array_equal(found, expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(machines(), st.randoms(use_true_random=False))
 def test_a_sequence_is_allowed_the_same_whatever_its_company(machine, random):
     automaton = TokenAutomaton.from_transitions(*machine[:3], VOCAB, machine[3])
@@ -78,7 +78,7 @@ def test_a_sequence_is_allowed_the_same_whatever_its_company(machine, random):
         np.testing.assert_array_equal(together[own], allowed(automaton, canvases[own], MASK, offsets[own]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(machines())
 def test_the_shortest_string_is_the_shortest_that_fits(machine):
     transitions, start, finals, _ = machine

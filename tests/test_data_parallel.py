@@ -8,6 +8,7 @@ import openai
 import pytest
 from engines import Job, running
 from server import serve
+from waiting import PATIENCE
 
 from vllm_infogain.embedded import SERVED_NAME
 
@@ -24,7 +25,7 @@ def completions(url: str, jobs: list[Job]) -> list[list[int]]:
     """Tokens of the jobs, sent at once."""
 
     async def send_all():
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client:
             sent = [
                 client.completions.create(
                     model=SERVED_NAME, prompt=job.prompt, max_tokens=job.max_tokens, temperature=job.temperature,
@@ -39,7 +40,7 @@ def completions(url: str, jobs: list[Job]) -> list[list[int]]:
 
 
 def answered_by_engine(url: str, counter: str = "vllm:generation_tokens") -> dict[str, float]:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=PATIENCE) as response:
         text = response.read().decode()
     counts = re.findall("^" + counter + r'_total\{.*?engine="(\d+)".*?\} (\S+)$', text, re.MULTILINE)
     return {engine: float(count) for engine, count in counts}

@@ -64,7 +64,7 @@ settings_of_requests = st.builds(
 ).map(that_go_together)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     params=settings_of_requests,
     model_seed=st.integers(0, 3),

@@ -5,12 +5,15 @@ import subprocess
 import sys
 
 import pytest
+from waiting import PATIENCE
 
 
 @pytest.mark.engine
 def test_the_demo_prints_a_table_and_one_puzzle_being_filled():
     command = [sys.executable, "-m", "vllm_infogain.demo", "--problems", "24"]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8", timeout=300).stdout
+    output = subprocess.run(
+        command, check=True, capture_output=True, text=True, encoding="utf-8", timeout=PATIENCE
+    ).stdout
     rows = re.findall(r"^(sudoku|countdown) +(\w+) +([12]) +([\d.]+) ± +[\d.]+ %", output, re.MULTILINE)
     expected = [
         (task, sampler, k)

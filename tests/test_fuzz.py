@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from server import is_healthy, serve
+from waiting import PATIENCE
 
 from vllm_infogain.embedded import SERVED_NAME
 from vllm_infogain.params import PARSERS
@@ -54,7 +55,7 @@ def test_no_request_that_the_schema_allows_or_forbids_is_a_server_error(url: str
         for mode in GenerationMode.POSITIVE, GenerationMode.NEGATIVE:
 
             @settings(
-                max_examples=EXAMPLES, derandomize=True, database=None, deadline=None,
+                max_examples=EXAMPLES, derandomize=True, database=None,
                 phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck),
             )  # fmt: skip
             @given(case=operation.as_strategy(generation_mode=mode), aimed=aims)
@@ -62,7 +63,7 @@ def test_no_request_that_the_schema_allows_or_forbids_is_a_server_error(url: str
                 is_aimed, kept, knobs = aimed
                 if is_aimed and isinstance(case.body, dict) and case.path == "/v1/completions":
                     case.body = aim(case.body, kept, knobs)
-                response = case.call(timeout=60)
+                response = case.call(timeout=PATIENCE)
                 seen[response.status_code] += 1
                 wrong = response.status_code >= 500 or re.search(r'"code": ?5\d\d', response.text)
                 assert not wrong, f"{case.as_curl_command()}\n{response.status_code} {response.text}"
@@ -76,5 +77,5 @@ def test_no_request_that_the_schema_allows_or_forbids_is_a_server_error(url: str
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE"])
 @pytest.mark.parametrize("route", ["", "/", "/page.js", "/samplers", "/../v1/models", "/%00", "/%2e%2e/plugin.py"])
 def test_no_request_to_the_page_is_a_server_error(url: str, route: str, method: str):
-    response = httpx.request(method, f"{url}/infogain{route}", params={"x": "'><script>"}, timeout=30)
+    response = httpx.request(method, f"{url}/infogain{route}", params={"x": "'><script>"}, timeout=PATIENCE)
     assert response.status_code < 500

@@ -141,7 +141,7 @@ CHARACTERS_OF_A_PATTERN = [
 TEXTS = ["", *"abcAB1٣éÉ€ßẞsKk\u212a\u017f\u0130 \n\U0001f600\U0010ffff"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(regexes(), st.data())
 def test_a_text_is_followed_to_a_final_state_exactly_if_the_whole_of_it_matches(pattern, data):
     automaton = regular.over_bytes(pattern)

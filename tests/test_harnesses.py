@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from readme import ROOT, commands_of
 from server import serve
+from waiting import PATIENCE
 
 import vllm_infogain
 from vllm_infogain.embedded import model_path
@@ -35,7 +36,7 @@ def run(commands: str, home: Path) -> str:
     path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-ec", commands],
-        cwd=ROOT, env=os.environ | offline | path, capture_output=True, text=True, timeout=300, check=False,
+        cwd=ROOT, env=os.environ | offline | path, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
     return done.stdout

@@ -5,6 +5,7 @@ import random
 import openai
 import pytest
 from server import assert_refused, is_healthy, serve
+from waiting import PATIENCE
 
 from vllm_infogain.embedded import SERVED_NAME
 from vllm_infogain.embedded.tokenizer import EOS, MASK, MAX_LENGTH, VOCAB, encode, encode_prompt
@@ -29,7 +30,7 @@ def url():
 
 @pytest.fixture(scope="module")
 def client(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client:
         yield client
 
 

@@ -1,7 +1,6 @@
 """No request can take the server down, and nobody gets in who may not: limits, timeouts, API key, CORS, remote code."""
 
 import json
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +11,14 @@ from checkpoints import write_llada
 from clients import wait_until_idle
 from scrape import scrape, total
 from server import is_healthy, serve
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.engine
 
 KEY = "a-key-of-the-test"
 ORIGIN = "http://page.example"
-TIMEOUT = 4.0  # seconds
 ROWS = 4096
-LIMITS = {"request_timeout": TIMEOUT, "request_rows": ROWS, "server_rows": ROWS}
+LIMITS = {"request_timeout": 4.0, "request_rows": ROWS, "server_rows": ROWS}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def url(checkpoint_with_code):
 
 @pytest.fixture(scope="module")
 def client(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=60) as client:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=PATIENCE) as client:
         yield client
 
 
@@ -87,9 +86,15 @@ def test_requests_that_together_want_too_many_rows_wait_and_are_answered_as_alon
     assert max(seen) <= 2
 
 
+def steps_taken(url) -> float:
+    """By all requests; none is left."""
+    wait_until_idle(url)
+    return total(scrape(url), "infogain:steps_total")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_that_takes_too_long_ends_with_what_it_has_and_frees_its_pages(client, url, stream):
-    started = time.monotonic()
+    before = steps_taken(url)
     answer = complete(client, 1000, stream=stream, block_length=1, sampler="ar")
     if stream:
         chunks = [chunk.choices[0] for chunk in answer if chunk.choices]
@@ -97,9 +102,8 @@ def test_a_request_that_takes_too_long_ends_with_what_it_has_and_frees_its_pages
     else:
         reason, text = answer.choices[0].finish_reason, answer.choices[0].text
     assert reason == "abort"
-    assert TIMEOUT <= time.monotonic() - started < 3 * TIMEOUT
     assert text, "blocks finished until then are kept"
-    wait_until_idle(url)
+    assert steps_taken(url) - before < 1000, "it was to end long before its canvas is full"
 
 
 def test_a_request_that_nobody_admits_in_time_ends_too(client, url):
@@ -128,7 +132,7 @@ def test_without_the_key_nothing_is_answered(url):
 def test_only_pages_of_the_allowed_origin_may_read_answers(url, origin, is_let_in):
     headers = {"Origin": origin, "Access-Control-Request-Method": "POST", "Authorization": f"Bearer {KEY}"}
     request = urllib.request.Request(f"{url}/v1/models", headers=headers)
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
         assert (response.headers.get("Access-Control-Allow-Origin") == origin) == is_let_in
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from vllm_overlay import VLLM, NotToBeHadError, environment, overlay
+from waiting import PATIENCE
 
 TESTS = Path(__file__).parent
 
@@ -22,7 +23,12 @@ def folder() -> Path:
 def test_the_overlay_is_the_other_vllm_on_a_cpu(folder):
     code = "import vllm; from vllm.platforms import current_platform as p; print(vllm.__version__, p.is_cpu())"
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300, env=environment(folder)
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(folder),
     )
     assert done.stdout.split() == [VLLM, "True"]
 

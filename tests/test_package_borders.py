@@ -6,6 +6,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+from waiting import PATIENCE
+
 import vllm_infogain
 
 ROOT = Path(vllm_infogain.__file__).parents[1]
@@ -62,7 +64,11 @@ def test_the_algorithm_works_where_vllm_cannot_be_imported():
     modules = ["", ".params", ".sampling.decoder", ".reference.oracle", ".embedded.tasks"]
     names = [f"vllm_infogain{module}" for module in modules]
     run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *names], check=False, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", textwrap.dedent(code), *names],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout == "kept out\n"

@@ -29,6 +29,7 @@ from selenium.webdriver.common.keys import Keys
 from server import serve
 from vllm.plugins import load_endpoint_plugins
 from vllm.plugins.endpoint_plugins.interface import EndpointPlugin, attach_endpoint_plugins
+from waiting import PATIENCE
 
 from vllm_infogain.embedded import SERVED_NAME
 from vllm_infogain.page import FILES, ROUTE, Page
@@ -74,12 +75,12 @@ def url():
 
 @pytest.fixture(scope="module")
 def client(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=120) as client:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=PATIENCE) as client:
         yield client
 
 
 def fetch(url: str):
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as response:
         return response.headers, response.read().decode()
 
 

@@ -21,6 +21,7 @@ from vllm.platforms import current_platform
 from vllm.plugins import load_general_plugins
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
+from waiting import PATIENCE
 
 import vllm_infogain
 from vllm_infogain import plugin
@@ -42,7 +43,7 @@ def run_python(code: str, *arguments: str, **environment: str) -> dict:
     """Run code in a fresh interpreter; returns the JSON of its last line."""
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
-        check=False, capture_output=True, text=True, timeout=300,
+        check=False, capture_output=True, text=True, timeout=PATIENCE,
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-6000:]
@@ -270,17 +271,24 @@ def test_an_unknown_plugin_is_refused(capsys):
 
 def test_without_the_flag_the_parser_gives_what_it_gives_without_the_plugin():
     code = """
-        import json, sys
+        import json, os, sys
+        from vllm import plugins
         from vllm.entrypoints.cli.serve import ServeSubcommand
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-        parser = FlexibleArgumentParser()
-        ServeSubcommand().subparser_init(parser.add_subparsers(dest="subparser"))
-        print(json.dumps({name: repr(value) for name, value in vars(parser.parse_args(sys.argv[1:])).items()}))
+        def parsed():
+            parser = FlexibleArgumentParser()
+            ServeSubcommand().subparser_init(parser.add_subparsers(dest="subparser"))
+            return {name: repr(value) for name, value in vars(parser.parse_args(sys.argv[1:])).items()}
+
+        without = parsed()
+        assert "vllm_infogain.plugin" not in sys.modules
+        del os.environ["VLLM_PLUGINS"]
+        plugins.plugins_loaded = False
+        print(json.dumps({"without": without, "installed": parsed()}))
     """
     arguments = ["serve", "some/model", "--max-num-seqs", "7", "--dtype", "float32"]
-    without = run_python(code, *arguments, VLLM_PLUGINS="")
-    installed = run_python(code, *arguments)
+    without, installed = run_python(code, *arguments, VLLM_PLUGINS="").values()
     assert installed.pop("plugin") == "None"
     assert "plugin" not in without
     assert installed == without

@@ -16,6 +16,7 @@ from server import serve
 from vllm.platforms.cpu import CpuPlatform
 from vllm.plugins import PLATFORM_PLUGINS_GROUP
 from vllm_infogain.patches import ray_on_cpu
+from waiting import PATIENCE
 
 JOBS = [
     *CACHED,
@@ -52,7 +53,7 @@ def test_a_server_whose_workers_ray_placed_answers_as_one_worker_does(cluster, c
             str(checkpoint), "--plugin", "infogain", *flags, "--dtype", "float32", "--block-size", "32",
             "--kv-cache-memory-bytes", "67108864", "--served-model-name", "tiny", environment=cluster,
         ) as url,
-        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client,
     ):  # fmt: skip
         answers = [
             client.completions.create(
@@ -73,7 +74,7 @@ def platform_of_a_new_process(**environment: str) -> str:
     )
     variables = {name: value for name, value in os.environ.items() if name != ray_on_cpu.SWITCH} | environment
     run = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120, env=variables
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=PATIENCE, env=variables
     )
     return run.stdout.splitlines()[-1]
 

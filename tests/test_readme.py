@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from readme import README, ROOT, blocks, commands_of
 from server import serve
+from waiting import PATIENCE
 
 from vllm_infogain.embedded import model_path
 from vllm_infogain.embedded.tasks import Problem, check
@@ -22,7 +24,8 @@ PUZZLE = Problem("sudoku", "sudoku\n..4.\n.1.2\n1...\n....", "")
 # What each make command runs, and where that is tested.
 MAKE = {
     "make demo": "-m vllm_infogain.demo",  # test_demo.py
-    "make test": "-m pytest",  # CI
+    "make check": '-m pytest -n 2 --dist loadfile -m "not engine"',
+    "make test": "-m pytest -n 2 --dist loadfile\n",  # CI
     "make serve": "vllm serve --plugin infogain",  # below
 }
 
@@ -50,7 +53,7 @@ def test_the_python_examples_run_as_printed(tmp_path):
     for example in blocks("python"):
         script = tmp_path / "example.py"
         script.write_text(example)
-        done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=300)
+        done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=PATIENCE)
         outputs.append(done.stdout)
     offline, library = outputs
     greedy, ours = re.findall(r"((?:\d{4}\n){4})(\{.*)\n", offline)
@@ -61,12 +64,15 @@ def test_the_python_examples_run_as_printed(tmp_path):
     assert library.startswith("6*7=0101010 ")
 
 
-def test_the_frequency_command_runs_as_printed(tmp_path):
+def test_the_frequency_command_runs_as_printed(tmp_path, monkeypatch):
     command = re.search(r"`python (-m vllm_infogain.sampling.frequencies .*?)`", README)[1]
     (tmp_path / "text").write_text("3*7=21\n")
     names = {"TEXT": tmp_path / "text", "MODEL": model_path(), "FILE": tmp_path / "counts.json"}
-    words = [str(names.get(word, word)) for word in command.split()]
-    subprocess.run([sys.executable, *words], check=True, timeout=120)
+    option, module, *words = [str(names.get(word, word)) for word in command.split()]
+    assert option == "-m"
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    monkeypatch.delitem(sys.modules, module)
+    runpy.run_module(module, run_name="__main__")  # in this process, which has imported transformers already
     table = np.exp(load_log_frequencies(tmp_path / "counts.json", len(VOCAB)))
     assert table[VOCAB["1"]] == pytest.approx(1 / (7 + 0.5 * (len(VOCAB) - 7)))
 
@@ -87,7 +93,9 @@ def test_the_curl_commands_run_as_printed_against_the_plain_server():
         answers = []
         for block in commands:
             command = shlex.split(block.replace("localhost:8000", url.removeprefix("http://")))
-            answers.append(json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout))
+            answers.append(
+                json.loads(subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE).stdout)
+            )
     chat, completion, infilled, greedy = answers
     assert check(PUZZLE, chat["choices"][0]["message"]["content"])
     assert chat["choices"][0]["infogain"]["candidates"] > 0

@@ -8,6 +8,7 @@ import openai
 import pytest
 from scrape import wait_for_running
 from server import MODEL_LENGTH, assert_refused, is_healthy, openai_client, serve, serve_tiny
+from waiting import PATIENCE
 
 from vllm_infogain.embedded import SERVED_NAME
 
@@ -70,7 +71,7 @@ def together(url: str, requests: list[dict]) -> list:
     """Responses, or the errors raised, of completions sent at the same time."""
 
     async def send_all():
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client:
             sent = [client.completions.create(**fields) for fields in requests]
             return await asyncio.gather(*sent, return_exceptions=True)
 

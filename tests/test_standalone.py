@@ -8,6 +8,7 @@ import pytest
 import torch
 from engines import MASK_ID, Job, running
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, Qwen2Config, Qwen2ForCausalLM
+from waiting import PATIENCE
 
 from vllm_infogain import InfoGainSampler, ParameterError
 from vllm_infogain.params import SAMPLERS, DecodingParams
@@ -190,6 +191,6 @@ def test_it_runs_where_vllm_is_not_installed(checkpoint):
         print(result.text)
     """
     output = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True, timeout=PATIENCE
     ).stdout
     assert output.strip() == "6*7=0101010"

@@ -1,15 +1,15 @@
 """Reports and decoding steps in the responses of a real server, as OpenAI's own client reads them."""
 
 import asyncio
-import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 import openai
 import pytest
-from scrape import wait_for_running
+from scrape import total, wait_for, wait_for_running
 from server import openai_client, serve_tiny
+from waiting import PATIENCE
 
 from vllm_infogain.embedded.tokenizer import MASK, VOCAB
 
@@ -265,7 +265,7 @@ def test_streams_of_both_modes_side_by_side_are_those_alone(client, url):
         return gather([chunk async for chunk in chunks])[0]
 
     async def read_all():
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as shared:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as shared:
             return await asyncio.gather(*(read(shared, mode, seed) for mode, seed in wanted))
 
     together = asyncio.run(read_all())
@@ -280,7 +280,7 @@ def test_streams_of_both_modes_side_by_side_are_those_alone(client, url):
 
 @pytest.mark.parametrize(("endpoint", "prompts"), [("completions", 1), ("completions", 2), ("chat", 1)])
 def test_a_client_that_leaves_a_stream_of_steps_frees_its_request(client, url, endpoint, prompts):
-    wait_for_running(url, 0)
+    before = wait_for(url, {"vllm:num_requests_running": 0})
     # One block: no text before the very end, which is far away.
     body = {"max_tokens": 900} | ({"prompt": [PROMPT] * 2} if prompts == 2 else {})
     knobs = {"block_length": 0, "bypass_threshold": 1, "position_temperature": 5}
@@ -290,9 +290,9 @@ def test_a_client_that_leaves_a_stream_of_steps_frees_its_request(client, url, e
         pass
     wait_for_running(url, prompts)
     stream.close()
-    left = time.monotonic()
-    wait_for_running(url, 0)
-    assert time.monotonic() - left < 10
+    after = wait_for(url, {"vllm:num_requests_running": 0})
+    steps = total(after, "infogain:steps_total") - total(before, "infogain:steps_total")
+    assert 1 <= steps < 900, "they were to end long before their canvases are full"
 
 
 # Responses.

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from vllm_infogain.patches import openai_choices
+from waiting import PATIENCE
 
 from vllm_infogain.progress import Progress
 from vllm_infogain.streams import CanvasStream, ReportStream
@@ -203,7 +204,7 @@ def test_a_step_is_sent_while_vllms_generator_waits_for_text():
         engine = Engine([item(sample(steps=[step(97)]))], waits=True)
         stream = canvas_stream(engine)
         lines = stream.lines(vllms_generator(stream.outputs()))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             line = await anext(lines)
         await lines.aclose()
         return line
@@ -319,7 +320,7 @@ def test_a_second_cancellation_does_not_reach_the_engine_in_the_midst_of_the_abo
         for _ in range(3):
             reader.cancel()
             await asyncio.sleep(0.01)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await aborted.wait()
         assert reader.cancelled()
 

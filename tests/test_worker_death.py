@@ -9,6 +9,7 @@ import psutil
 import pytest
 from clients import metrics
 from server import Server, start
+from waiting import PATIENCE
 
 from vllm_infogain.embedded import SERVED_NAME
 
@@ -32,7 +33,9 @@ def processes(server: Server, title: str) -> list[psutil.Process]:
 def generate(url: str, stream: bool) -> str:
     """What a client sees of a long request: "answered", or how it failed."""
     try:
-        with httpx.stream("POST", f"{url}/v1/completions", json=LONG | {"stream": stream}, timeout=60) as response:
+        with httpx.stream(
+            "POST", f"{url}/v1/completions", json=LONG | {"stream": stream}, timeout=PATIENCE
+        ) as response:
             body = response.read().decode()
     except httpx.HTTPError as error:
         return type(error).__name__
@@ -44,7 +47,7 @@ def generate(url: str, stream: bool) -> str:
 def health(url: str) -> int | None:
     """The status; None where nobody answers."""
     try:
-        return httpx.get(f"{url}/health", timeout=10).status_code
+        return httpx.get(f"{url}/health", timeout=PATIENCE).status_code
     except httpx.TransportError:
         return None
 
@@ -61,8 +64,8 @@ def kill_under_load(server: Server, title: str) -> None:
         seen = [client.result() for client in waiting]
     assert not {"answered", "ReadTimeout"} & set(seen), seen
     assert health(server.url) in (503, None)
-    assert server.process.wait(timeout=60) == 1, "so that a supervisor restarts it"
-    _, left = psutil.wait_procs(children, timeout=30)
+    assert server.process.wait(timeout=PATIENCE) == 1, "so that a supervisor restarts it"
+    _, left = psutil.wait_procs(children, timeout=PATIENCE)
     assert not left
 
 
@@ -82,4 +85,4 @@ def test_a_killed_worker_of_two_ends_the_server():
 def test_a_server_that_is_asked_to_stop_ends_well():
     with start("--plugin", "infogain") as server:
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(timeout=60) == 0
+        assert server.process.wait(timeout=PATIENCE) == 0
