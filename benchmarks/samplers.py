@@ -25,10 +25,8 @@ TEMPERATURE = {"sudoku": 0.0, "countdown": 0.0, "judgement": 0.0, "multiplicatio
 SETTINGS = [
     *({"sampler": sampler} for sampler in SAMPLERS),
     {"sampler": "info_gain", "bypass_threshold": 1.0},
-    {"sampler": "info_gain", "bypass_threshold": 1.0, "position_temperature": 1.0},
     {"sampler": "info_gain", "bypass_threshold": 1.0, "position_temperature": 1.0, "prune": True},
-    {"sampler": "info_gain", "bypass_threshold": 1.0, "position_temperature": 1.0, "state_uncertainty": "sum"},
-    {"sampler": "info_gain", "bypass_threshold": 1.0, "position_temperature": 5.0, "state_uncertainty": "sum"},
+    {"sampler": "info_gain", "bypass_threshold": 1.0, "state_uncertainty": "sum", "position_temperature": 5.0},
 ]
 
 
