@@ -37,6 +37,19 @@ def test_a_default_block_longer_than_the_canvas_is_no_error():
     assert parse(defaults={"block_length": 64}, canvas_length=16).block_length == 64
 
 
+def test_the_block_length_of_a_block_causal_model_is_the_requests_the_servers_or_the_checkpoints():
+    def block_length(given: dict, defaults: dict) -> int:
+        params = parse_params(given, defaults=defaults, temperature=0, canvas_length=8, block_causal_size=4)
+        assert params.block_causal
+        return params.block_length
+
+    assert block_length({}, {}) == 4
+    assert block_length({}, {"block_length": 32}) == 32
+    assert block_length({"block_length": 16}, {"block_length": 32}) == 16, (
+        "longer than the canvas: it counts the prompt"
+    )
+
+
 def test_the_record_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         parse().sampler = "ar"  # type: ignore[misc]
