@@ -49,7 +49,10 @@ def _then_preset(parser: argparse.ArgumentParser, parse_known_args):
 
 
 def _preset(parser: argparse.ArgumentParser, namespace: argparse.Namespace, args: Sequence[str]) -> None:
+    from vllm_infogain.engine.compat import EngineArgs
+    from vllm_infogain.engine_arguments import check_arguments
     from vllm_infogain.plugin import embedded_args, engine_args, join
+    from vllm_infogain.values import ParameterError
 
     presets = engine_args()
     if getattr(namespace, "model_tag", None) is None and not _is_given(parser, "model", args):
@@ -60,6 +63,10 @@ def _preset(parser: argparse.ArgumentParser, namespace: argparse.Namespace, args
             setattr(namespace, name, join(value, getattr(namespace, name, None), given))
         elif name not in given:
             setattr(namespace, name, value)
+    try:
+        check_arguments(namespace, EngineArgs)
+    except ParameterError as error:
+        parser.error(str(error))
 
 
 def _is_given(parser: argparse.ArgumentParser, name: str, args: Sequence[str]) -> bool:

@@ -32,8 +32,9 @@ def test_our_own_settings_are_let_in(served):
     [
         ({"scheduling_policy": "priority"}, "scheduling_policy"),
         ({"enable_prefix_caching": True}, "enable_prefix_caching"),
-        ({"scheduler_cls": None}, "scheduler_cls"),
-        ({"worker_cls": "auto"}, "worker_cls"),
+        ({"scheduler_cls": "some.Scheduler"}, "scheduler_cls"),
+        ({"worker_cls": "some.Worker"}, "worker_cls"),
+        ({"runner": "pooling"}, "runner"),
         ({"additional_config": {"infogain": {"num_candidates": 0}}}, "num_candidates"),
         ({"additional_config": {"infogain": 3}}, "additional_config"),
     ],
@@ -46,17 +47,17 @@ def test_a_setting_that_cannot_be_served_fails_the_start_by_name(checkpoint, set
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pipeline_parallel_size": 2}, "Pipeline parallelism is not supported"),
+        ({"pipeline_parallel_size": 2}, "pipeline_parallel_size"),
         ({"enable_lora": True}, "enable_lora"),
         ({"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}, "speculative_config"),
-        ({"tensor_parallel_size": 2, "decode_context_parallel_size": 2}, "decode-context-parallel-size"),
-        ({"prefill_context_parallel_size": 2}, "prefill context parallel"),
+        ({"tensor_parallel_size": 2, "decode_context_parallel_size": 2}, "decode_context_parallel_size"),
+        ({"prefill_context_parallel_size": 2}, "prefill_context_parallel_size"),
         ({"tensor_parallel_size": 2, "enable_expert_parallel": True}, "expert"),
-        ({"tensor_parallel_size": 2, "enable_hc_sp": True}, "enable-hc-sp"),
+        ({"tensor_parallel_size": 2, "enable_hc_sp": True}, "enable_hc_sp"),
     ],
 )
-def test_what_cannot_be_parallel_or_adapted_fails_the_start_here_or_in_vllm(checkpoint, settings, message):
-    with pytest.raises((ValueError, NotImplementedError), match=message):
+def test_what_cannot_be_parallel_or_adapted_fails_the_start_by_name(checkpoint, settings, message):
+    with pytest.raises(ParameterError, match=message):
         check_engine(config(checkpoint, **settings))
 
 

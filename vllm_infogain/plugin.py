@@ -29,6 +29,7 @@ def register() -> None:
     from vllm_infogain.patches import (
         admission_check,
         constraint_check,
+        engine_config,
         exit_code,
         infilling,
         no_token_beams,
@@ -45,6 +46,7 @@ def register() -> None:
         if architecture not in ModelRegistry.get_supported_archs():
             ModelRegistry.register_model(architecture, executor)
     plugin_flag.apply()
+    engine_config.apply()
     admission_check.apply()
     constraint_check.apply()
     infilling.apply()

@@ -1,13 +1,18 @@
-"""What an engine may be started with: settings under which it would serve wrongly, or not at all, end the start."""
+"""What an engine may be started with: settings under which it would serve wrongly, or not at all, end the start.
+
+Single arguments: engine_arguments.py. Here is what shows only in the whole configuration, or depends on the model.
+"""
 
 from typing import Any
 
 from vllm_infogain.admission import block_causal_size
-from vllm_infogain.engine.compat import VllmConfig
+from vllm_infogain.engine.compat import VllmConfig, cached_tokenizer_from_config, init_logger
+from vllm_infogain.engine_arguments import check_additional_config
 from vllm_infogain.model_executors import EXECUTORS
 from vllm_infogain.plugin import WORKER, is_active
-from vllm_infogain.settings import parse_settings
 from vllm_infogain.values import ParameterError
+
+logger = init_logger("vllm.infogain")
 
 
 def can_cache_prefixes(vllm_config: VllmConfig) -> bool:
@@ -56,12 +61,16 @@ def check_engine(vllm_config: VllmConfig) -> None:
         raise ParameterError(
             "max_num_batched_tokens", budget, f"a whole sequence runs at once; give at least max_model_len={longest}"
         )
-    _check_model(config.model_config)
-    parse_settings(config.additional_config)
+    check_model(config.model_config)
+    check_additional_config(config.additional_config)
 
 
-def _check_model(model_config: Any) -> None:
-    """A model that was not trained to fill masks would answer, and answer nonsense."""
+def check_model(model_config: Any) -> None:
+    """Refuse a model that was not trained to fill masks, or whose mask is none: it would answer nonsense.
+
+    Raises:
+        ParameterError (a ValueError): names the model, or the mask id, and the remedy.
+    """
     known = set(EXECUTORS).intersection(model_config.architectures)
     if not known:
         raise ParameterError(
@@ -74,5 +83,36 @@ def _check_model(model_config: Any) -> None:
         raise ParameterError(
             "mask_token_id", mask_id,
             f"no token of this model, whose ids go from 0 to {vocabulary - 1}; "
+            "give the mask token's id: --hf-overrides '{\"mask_token_id\": ID}'",
+        )  # fmt: skip
+    _check_ends(mask_id, getattr(model_config.hf_config, "eos_token_id", None), "the model's config.json")
+
+
+def check_tokens(model_config: Any) -> None:
+    """Compare the mask id with what tokenizer and generation config say of it. For the first process, which has them.
+
+    Raises:
+        ParameterError (a ValueError): the mask is an end token.
+    """
+    mask_id = model_config.hf_config.mask_token_id
+    _check_ends(mask_id, model_config.try_get_generation_config().get("eos_token_id"), "the generation config")
+    tokenizer = cached_tokenizer_from_config(model_config)
+    if tokenizer is None:
+        return
+    _check_ends(mask_id, tokenizer.eos_token_id, "the tokenizer")
+    of_tokenizer = getattr(tokenizer, "mask_token_id", None)
+    if of_tokenizer not in (None, mask_id):
+        logger.warning(
+            "mask_token_id=%d (%r) is not the tokenizer's mask token, %d (%r): canvases are filled with the former; "
+            "if the model was trained with the latter, give --hf-overrides '{\"mask_token_id\": %d}'",
+            mask_id, tokenizer.convert_ids_to_tokens([mask_id])[0], of_tokenizer, tokenizer.mask_token, of_tokenizer,
+        )  # fmt: skip
+
+
+def _check_ends(mask_id: int, ends: int | list[int] | None, whose: str) -> None:
+    if mask_id == ends or (isinstance(ends, list) and mask_id in ends):
+        raise ParameterError(
+            "mask_token_id", mask_id,
+            f"the end token of {whose}: a canvas would end where it is empty; "
             "give the mask token's id: --hf-overrides '{\"mask_token_id\": ID}'",
         )  # fmt: skip

@@ -23,6 +23,7 @@ from vllm.entrypoints.serve.exception_handling.handlers import vllm_error
 from vllm.entrypoints.serve.utils.api_utils import should_include_usage
 from vllm.exceptions import VLLMValidationError
 from vllm.forward_context import BatchDescriptor, set_forward_context
+from vllm.logger import init_logger
 from vllm.model_executor.model_loader import get_model_loader
 from vllm.platforms import current_platform
 from vllm.renderers import BaseRenderer
@@ -120,6 +121,7 @@ __all__ = [
     "graph_capture",
     "init_attn_backend",
     "init_kv_cache",
+    "init_logger",
     "instrument_manual",
     "launcher",
     "parse_model_prompt",
