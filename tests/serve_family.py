@@ -2,7 +2,8 @@
 
     python tests/serve_family.py FAMILY [--workers 2] [--ray]
 
-Random weights answer nonsense; what counts is that the released format is served, and that it is so on every path.
+Random weights answer nonsense; what counts is that the released format is served, and that it is so on every path, by
+`vllm serve MODEL` as anybody would write it.
 """
 
 import argparse
@@ -28,13 +29,13 @@ FAMILIES = {
 SAMPLERS = ("info_gain", "entropy")
 
 
-def ask(family: str, workers: int = 1, ray: bool = False) -> dict[str, str]:
-    """The answer of each sampler to one request, from a server started for it."""
+def ask(family: str, workers: int = 1, ray: bool = False) -> dict[str, tuple[str, dict]]:
+    """The answer of each sampler to one request, and the report of it, from a server started for it."""
     with ExitStack() as stack:
         checkpoint = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         FAMILIES[family](checkpoint)
         environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        arguments = [str(checkpoint), "--plugin", "infogain", "--dtype", "float32", "--block-size", "32"]
+        arguments = [str(checkpoint), "--dtype", "float32", "--block-size", "32"]
         arguments += ["--kv-cache-memory-bytes", str(64 << 20), "--served-model-name", family]
         arguments += ["--tensor-parallel-size", str(workers)]
         if ray:
@@ -42,13 +43,14 @@ def ask(family: str, workers: int = 1, ray: bool = False) -> dict[str, str]:
             arguments += ["--distributed-executor-backend", "ray"]
         url = stack.enter_context(serve(*arguments, environment=environment))
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
-        return {
+        choices = {
             sampler: client.completions.create(
                 model=family, prompt="3*7=", max_tokens=16, temperature=0,
                 extra_body={"ignore_eos": True, "vllm_xargs": {"sampler": sampler, "bypass_threshold": 1}},
-            ).choices[0].text
+            ).choices[0]
             for sampler in SAMPLERS
         }  # fmt: skip
+        return {sampler: (choice.text, choice.model_extra["infogain"]) for sampler, choice in choices.items()}
 
 
 def main() -> None:
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("--workers", type=int, default=1, help="tensor-parallel size")
     parser.add_argument("--ray", action="store_true", help="place the workers by Ray, one on each of as many nodes")
-    for sampler, text in ask(**vars(parser.parse_args())).items():
+    for sampler, (text, _) in ask(**vars(parser.parse_args())).items():
         print(f"{sampler}: {text!r}")
 
 

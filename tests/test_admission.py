@@ -1,14 +1,17 @@
 """What is let in, against a real vLLM configuration: requests and engine settings."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 from vllm import SamplingParams
+from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import EngineArgs
 
-from vllm_infogain import ParameterError, plugin
+from vllm_infogain import ParameterError, plugin, startup
 from vllm_infogain.admission import check_request, decoding_params
-from vllm_infogain.embedded.tokenizer import EOS, VOCAB
+from vllm_infogain.embedded.tokenizer import EOS, MASK, VOCAB
 from vllm_infogain.startup import check_engine
 
 
@@ -23,8 +26,60 @@ def served(checkpoint):
     return config(checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("whose", "file", "fields", "mask_id"),
+    [
+        ("the model's config.json", "config.json", {"mask_token_id": VOCAB[EOS]}, VOCAB[EOS]),
+        ("the generation config", "generation_config.json", {"eos_token_id": [9, VOCAB[MASK]]}, VOCAB[MASK]),
+        ("the tokenizer", "config.json", {"mask_token_id": VOCAB[EOS], "eos_token_id": None}, VOCAB[EOS]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mask_token_that_is_an_end_token_fails_the_start(tmp_path, checkpoint, whose, file, fields, mask_id):
+    shutil.copytree(checkpoint, tmp_path / "model")
+    path = tmp_path / "model" / file
+    written = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(written | fields))
+    with pytest.raises(ParameterError, match=f"mask_token_id={mask_id}: the end token of {whose}"):
+        config(tmp_path / "model")
+
+
+def test_another_mask_token_than_the_tokenizers_is_named_in_a_warning(checkpoint, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(startup.logger, "warning", lambda text, *values: said.append(text % values))
+    config(checkpoint)
+    assert said == []
+    config(checkpoint, hf_overrides={"mask_token_id": 9})
+    (warning,) = said
+    assert warning.startswith(f"mask_token_id=9 ('#') is not the tokenizer's mask token, {VOCAB[MASK]} ('{MASK}')")
+    assert f"--hf-overrides '{{\"mask_token_id\": {VOCAB[MASK]}}}'" in warning
+
+
 def test_our_own_settings_are_let_in(served):
     check_engine(served)
+
+
+def test_an_engine_for_one_of_our_models_is_ours_unasked(checkpoint, served):
+    plugin.register()
+    own = {"dtype": "float32", "max_num_batched_tokens": 512, "seed": 3, "max_num_seqs": 7}
+    unasked = EngineArgs(model=str(checkpoint), **own).create_engine_config()
+    assert plugin.is_active(unasked)
+    assert unasked.parallel_config.worker_cls == plugin.WORKER
+    for of in ("cache_config", "scheduler_config", "structured_outputs_config"):
+        asked = config(checkpoint, **own)
+        assert repr(getattr(unasked, of)) == repr(getattr(asked, of))
+    assert unasked.model_config.enforce_eager == served.model_config.enforce_eager
+    assert unasked.model_config.seed == 3
+
+
+def test_what_was_given_for_one_of_our_models_is_kept_or_refused(checkpoint):
+    plugin.register()
+    given = {"backend": "xgrammar", "disable_any_whitespace": True}
+    kept = EngineArgs(model=str(checkpoint), structured_outputs_config=StructuredOutputsConfig(**given))
+    assert kept.create_engine_config().structured_outputs_config.backend == "xgrammar"
+    for name, value in {"enable_prefix_caching": True, "async_scheduling": True, "runner": "pooling"}.items():
+        with pytest.raises(ParameterError, match=f"^{name}="):
+            EngineArgs(model=str(checkpoint), **{name: value}).create_engine_config()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(checkpoint):
-    with running(*checkpoint, enable_prefix_caching=True) as engine:
+    with running(*checkpoint, enable_prefix_caching=True, disable_log_stats=False) as engine:
         yield engine
 
 
@@ -53,6 +53,23 @@ def test_a_prefix_of_an_earlier_request_is_not_computed_again(engine: Engine):
     (output,) = engine.run([longer])
     assert output.num_cached_tokens == 64
     assert_matches_oracle(engine, longer, output)
+
+
+def test_what_is_asked_of_the_prefix_cache_and_found_there_is_counted_once_per_request(engine: Engine):
+    def counted() -> dict[str, int]:
+        return {name: metric.value for metric in engine.llm.get_metrics() if (name := metric.name) in grown}
+
+    grown = {"vllm:prefix_cache_queries": 0, "vllm:prefix_cache_hits": 0}
+    engine.scheduler.reset_prefix_cache()
+    job = Job(PREFIX + "?", {"sampler": "ar"}, 8)
+    for hits in (0, 64):
+        before = counted()
+        engine.run([job])
+        grown = {name: value - before[name] for name, value in counted().items()}
+        assert grown == {
+            "vllm:prefix_cache_queries": len(engine.prompt_ids(job)),
+            "vllm:prefix_cache_hits": hits,
+        }
 
 
 def test_a_preemption_changes_nothing(engine: Engine):

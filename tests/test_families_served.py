@@ -16,10 +16,13 @@ pytestmark = pytest.mark.engine
         ("llada2_moe", 1, False),
     ],
 )
-def test_a_family_answers_an_openai_client(family: str, workers: int, ray: bool):
+def test_a_family_served_without_any_flag_of_ours_answers_an_openai_client(family: str, workers: int, ray: bool):
     answers = ask(family, workers, ray)
     assert answers.keys() == set(SAMPLERS)
-    assert all(answers.values())
+    for text, report in answers.values():
+        assert text
+        assert report["written"] == 16
+    assert answers["info_gain"][1]["candidates"] > 0
 
 
 def test_the_table_of_families_is_complete():

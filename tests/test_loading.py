@@ -91,9 +91,39 @@ def test_a_weight_the_model_has_no_place_for_fails_the_start(tmp_path: Path):
         start(tmp_path)
 
 
-def test_tied_weights_are_not_missed(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (write_llada, "model.transformer.blocks.0.q_proj.bias"),  # vLLM's loader passes over any bias it cannot place
+        (write_dream, "model.layers.1.self_attn.o_proj.bias"),
+        (write_sdar, "model.layers.0.mlp.up_proj.bias"),
+        (write_sdar_moe, "model.layers.1.mlp.experts.3.up_proj.bias"),
+        (write_llada_moe, "model.layers.0.mlp.gate.bias"),
+        (write_llada2, "model.layers.1.attention.dense.bias"),
+    ],
+)
+def test_a_weight_that_would_be_passed_over_fails_the_start_by_its_name(tmp_path: Path, write: Callable, name: str):
+    write(tmp_path)
+    edit_weights(tmp_path, lambda weights: weights.update({name: torch.ones(64)}))
+    with pytest.raises(ValueError, match=f"the model has no place for {name} of the checkpoint|no module or parameter"):
+        start(tmp_path)
+
+
+def test_a_head_of_its_own_fails_the_start_of_a_tied_llada(tmp_path: Path):
+    # Where the head is called lm_head, vLLM uses it, and says so.
     write_llada(tmp_path, weight_tying=True)
-    assert "model.transformer.ff_out.weight" not in load_file(tmp_path / "model.safetensors")
+    table, head = "model.transformer.wte.weight", "model.transformer.ff_out.weight"
+    edit_weights(tmp_path, lambda weights: weights.update({head: weights[table] + 1}))
+    with pytest.raises(ValueError, match=f"the model has no place for {head} of the checkpoint.*weight_tying"):
+        start(tmp_path)
+
+
+def test_tied_weights_are_not_missed_nor_repeated_ones_refused(tmp_path: Path):
+    write_llada(tmp_path, weight_tying=True)
+    table, head = "model.transformer.wte.weight", "model.transformer.ff_out.weight"
+    assert head not in load_file(tmp_path / "model.safetensors")
+    start(tmp_path)
+    edit_weights(tmp_path, lambda weights: weights.update({head: weights[table].clone()}))
     start(tmp_path)
 
 

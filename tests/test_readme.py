@@ -1,11 +1,15 @@
 """Every command and example of the README runs."""
 
 import json
+import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,13 +51,57 @@ def test_ci_runs_the_readmes_test_command():
     assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
 
 
+# What a hub's LLaDA looks like to transformers: a config and a model class of its own, in files beside the weights.
+REMOTE_CODE = {
+    "configuration_llada.py": """
+        from vllm_infogain.model_executors.llada_config import LLaDAConfig as Plain
+
+        class LLaDAConfig(Plain):
+            pass
+    """,
+    "modeling_llada.py": """
+        from torch import nn
+        from transformers import PreTrainedModel
+        from transformers.modeling_outputs import MaskedLMOutput
+        from vllm_infogain.reference.llada import LLaDAShape, Transformer
+
+        from .configuration_llada import LLaDAConfig
+
+        class LLaDAModelLM(PreTrainedModel):
+            config_class = LLaDAConfig
+
+            def __init__(self, config):
+                super().__init__(config)
+                self.model = nn.ModuleDict({"transformer": Transformer(LLaDAShape.from_config(config.to_dict()))})
+                self.post_init()
+
+            def forward(self, input_ids):
+                return MaskedLMOutput(logits=self.model["transformer"](input_ids))
+    """,
+}
+
+
+def write_as_on_a_hub(path: Path) -> None:
+    """The embedded model, as a checkpoint with remote code."""
+    shutil.copytree(model_path(), path)
+    for name, code in REMOTE_CODE.items():
+        (path / name).write_text(textwrap.dedent(code))
+    classes = {"AutoConfig": "configuration_llada.LLaDAConfig", "AutoModel": "modeling_llada.LLaDAModelLM"}
+    config = json.loads((path / "config.json").read_text()) | {"auto_map": classes}
+    (path / "config.json").write_text(json.dumps(config))
+
+
 @pytest.mark.engine
 def test_the_python_examples_run_as_printed(tmp_path):
+    write_as_on_a_hub(tmp_path / "hub")
     outputs = []
     for example in blocks("python"):
         script = tmp_path / "example.py"
-        script.write_text(example)
-        done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=PATIENCE)
+        script.write_text(example.replace('name = "GSAI-ML/LLaDA-8B-Instruct"', f"name = {str(tmp_path / 'hub')!r}"))
+        environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+        done = subprocess.run(
+            [sys.executable, script], capture_output=True, text=True, check=True, timeout=PATIENCE, env=environment
+        )
         outputs.append(done.stdout)
     offline, library = outputs
     greedy, ours = re.findall(r"((?:\d{4}\n){4})(\{.*)\n", offline)

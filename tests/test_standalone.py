@@ -10,10 +10,9 @@ from engines import MASK_ID, Job, running
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, Qwen2Config, Qwen2ForCausalLM
 from waiting import PATIENCE
 
-from vllm_infogain import InfoGainSampler, ParameterError
+from vllm_infogain import InfoGainSampler, ParameterError, block_causal, shifted
 from vllm_infogain.params import SAMPLERS, DecodingParams
 from vllm_infogain.reference import oracle
-from vllm_infogain.standalone import block_causal, shifted
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [5, 6, 7]]
 
@@ -111,6 +110,9 @@ def test_absolute_blocks_end_at_multiples_of_their_length():
         ({"input_ids": [MASK_ID, 5]}, "input_ids"),
         ({"input_ids": [5, 10**6]}, "input_ids"),
         ({"input_ids": "text"}, "input_ids"),
+        ({"input_ids": {"text": [5]}}, r"input_ids=\['text'\]"),
+        ({"input_ids": [5] * 120, "max_new_tokens": 9}, "max_new_tokens=9: .*120.* max_sequence_length of 128"),
+        ({"suffix_token_ids": [5] * 124}, r"max_new_tokens=4: .*\(128\).* max_sequence_length of 128"),
         ({"max_new_tokens": 0}, "max_tokens"),
         ({"sampler": "x"}, "sampler"),
         ({"unknown": 1}, "unknown"),
@@ -125,6 +127,42 @@ def test_absolute_blocks_end_at_multiples_of_their_length():
 def test_bad_input_is_refused_by_name(llada, arguments, name):
     with pytest.raises(ParameterError, match=name):
         InfoGainSampler(llada).sample(**({"input_ids": [5], "max_new_tokens": 4} | arguments))
+
+
+@pytest.mark.parametrize("tensors", [None, "pt"])
+@pytest.mark.parametrize("texts", ["multiply", ["multiply 6*7", "judge"]])
+def test_what_a_tokenizer_returns_is_taken_without_its_padding(checkpoint, llada, tensors, texts):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    sampler = InfoGainSampler(llada, tokenizer)
+    several = texts if isinstance(texts, list) else [texts]
+    plain = sampler.sample([tokenizer.encode(text) for text in several], 8, ignore_eos=True)
+    encoding = tokenizer(texts, return_tensors=tensors, padding=tensors is not None)
+    assert [result.tokens for result in sampler.sample(encoding, 8, ignore_eos=True)] == [
+        result.tokens for result in plain
+    ]
+
+
+def test_a_model_in_training_is_evaluated_and_left_as_it_was():
+    model, knobs = bert(), {"temperature": 1.0, "seed": 1}
+    plain = InfoGainSampler(model, mask_token_id=29).sample([5, 6, 7], 8, **knobs)
+    model.train()
+    model.bert.embeddings.eval()
+    before = [module.training for module in model.modules()]
+    for _ in range(2):
+        (result,) = InfoGainSampler(model, mask_token_id=29).sample([5, 6, 7], 8, **knobs)
+        assert result.tokens == plain[0].tokens
+    assert [module.training for module in model.modules()] == before
+
+
+def test_a_mask_token_that_is_an_end_token_is_refused(llada):
+    with pytest.raises(ParameterError, match=f"mask_token_id={MASK_ID}: is an end token"):
+        InfoGainSampler(llada, eos_token_id=[7, MASK_ID])
+
+
+def test_another_mask_token_than_the_tokenizers_is_named(checkpoint, llada):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    with pytest.warns(UserWarning, match=f"mask_token_id=9 is not the tokenizer's mask token, {MASK_ID}"):
+        InfoGainSampler(llada, tokenizer, mask_token_id=9)
 
 
 def test_text_in_the_canvas_stands_and_a_suffix_is_read(llada):

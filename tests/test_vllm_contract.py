@@ -57,6 +57,9 @@ CALLS = {  # function of vLLM: positional arguments we pass, keywords we pass, w
         "a request gets its pages by it, those of a known prefix among them, with room reserved for look-ahead",
     ),
     "get_computed_blocks": (KVCacheManager.get_computed_blocks, 2, "", "prefixes of block-causal models are found"),
+    "record_prefix_cache_stats": (
+        KVCacheManager.record_prefix_cache_stats, 3, "", "queries and hits of the prefix cache are counted by it"
+    ),
     "cache_blocks": (KVCacheManager.cache_blocks, 3, "", "finished pages of block-causal models may serve others"),
     "_preempt_request": (compat.Scheduler._preempt_request, 3, "", "kept states are marked as lost there"),
     "_free_request_blocks": (compat.Scheduler._free_request_blocks, 2, "", "the pages of kept states are freed there"),

@@ -3,10 +3,19 @@
 from typing import Any
 
 from vllm_infogain.params import DecodingParams
-from vllm_infogain.standalone import InfoGainSampler
+from vllm_infogain.standalone import InfoGainSampler, block_causal, shifted
 from vllm_infogain.values import ParameterError
 
-__all__ = ["DecodingParams", "InfoGainSampler", "ParameterError", "engine_args", "load_llm", "report"]
+__all__ = [
+    "DecodingParams",
+    "InfoGainSampler",
+    "ParameterError",
+    "block_causal",
+    "engine_args",
+    "load_llm",
+    "report",
+    "shifted",
+]
 __version__ = "0.1.0"
 
 

@@ -9,7 +9,9 @@ The same decoders as the engine's drive it, so a seeded request gives the same t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 
 from vllm_infogain.infill import check_infill
-from vllm_infogain.params import parse_params
+from vllm_infogain.params import DecodingParams, parse_params
 from vllm_infogain.sampling import Decoder, make_decoder
 from vllm_infogain.sampling.decoder import Report
 from vllm_infogain.sampling.reading import read
@@ -95,12 +97,25 @@ class InfoGainSampler:
         mask_id = _first_given("mask_token_id", mask_token_id, *of_model, tokenizer)
         if mask_id is None:
             raise ParameterError("mask_token_id", None, "neither config nor tokenizer names it; give the model's")
+        if mask_id in self.eos_ids:
+            raise ParameterError("mask_token_id", mask_id, "is an end token, too; give the mask token's own id")
+        of_tokenizer = getattr(tokenizer, "mask_token_id", None)
+        if of_tokenizer not in (None, mask_id):
+            warnings.warn(
+                f"mask_token_id={mask_id} is not the tokenizer's mask token, {of_tokenizer} "
+                f"({tokenizer.mask_token!r}): canvases are filled with the former; give what the model was trained by",
+                stacklevel=2,
+            )
         self.mask_id: int = mask_id
+        # Positions a sequence may have, where the model says so, and what it calls them.
+        names = ("max_position_embeddings", "max_sequence_length")
+        lengths = ((name, _first_given(name, None, *of_model)) for name in names)
+        self.longest: tuple[str, int] | None = next(((name, size) for name, size in lengths if size), None)
 
     @torch.inference_mode()
     def sample(
         self,
-        input_ids: torch.Tensor | Sequence[int] | Sequence[Sequence[int]],
+        input_ids: torch.Tensor | Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Any],
         max_new_tokens: int,
         *,
         temperature: float = 0.0,
@@ -112,10 +127,11 @@ class InfoGainSampler:
         log_frequencies: np.ndarray | torch.Tensor | None = None,
         **knobs: Any,
     ) -> list[Sample]:
-        """Fill a canvas of `max_new_tokens` after every prompt.
+        """Fill a canvas of `max_new_tokens` after every prompt. The model is in eval mode meanwhile.
 
         Args:
-            input_ids: one prompt or several, of any lengths; a tensor [length] or [prompts, length] has no padding.
+            input_ids: one prompt or several, of any lengths; a tensor [length] or [prompts, length] has no padding. Or
+                what a tokenizer returns, whose attention mask says what is padding.
             max_new_tokens: canvas length.
             temperature, top_k, top_p: how tokens are drawn.
             seed: of every prompt alike, as if each were a request of its own.
@@ -143,15 +159,20 @@ class InfoGainSampler:
             raise ParameterError("cache", params.cache, "only the engine keeps keys and values; leave it out")
         check_infill(params, (), self.mask_id, self.vocabulary)
         background = None if log_frequencies is None else torch.as_tensor(log_frequencies).cpu().numpy()
-        decoders = [make_decoder(prompt, params, self.mask_id, background) for prompt in self._prompts(input_ids)]
+        prompts = self._prompts(input_ids)
+        self._check_lengths(prompts, params)
+        decoders = [make_decoder(prompt, params, self.mask_id, background) for prompt in prompts]
         tokens: list[list[int]] = [[] for _ in decoders]
-        while any(decoder.pending is not None for decoder in decoders):
-            self._step(decoders)
-            for finished, decoder in zip(tokens, decoders, strict=True):
-                finished += decoder.take_final().tokens
+        with _evaluating(self.model):
+            while any(decoder.pending is not None for decoder in decoders):
+                self._step(decoders)
+                for finished, decoder in zip(tokens, decoders, strict=True):
+                    finished += decoder.take_final().tokens
         return [self._result(finished, decoder) for finished, decoder in zip(tokens, decoders, strict=True)]
 
     def _prompts(self, input_ids: Any) -> list[list[int]]:
+        if isinstance(input_ids, Mapping):
+            return self._prompts(_without_padding(input_ids))
         prompts = input_ids.tolist() if isinstance(input_ids, torch.Tensor) else [*input_ids]
         if prompts and isinstance(prompts[0], int):
             prompts = [prompts]
@@ -166,6 +187,19 @@ class InfoGainSampler:
                 outside = f"outside the vocabulary; give token ids from 0 to {self.vocabulary - 1}"
                 raise ParameterError("input_ids", [min(prompt), max(prompt)], outside)
         return [list(prompt) for prompt in prompts]
+
+    def _check_lengths(self, prompts: list[list[int]], params: DecodingParams) -> None:
+        if self.longest is None:
+            return
+        name, limit = self.longest
+        longest = max(map(len, prompts), default=0)
+        if params.length(longest) > limit:
+            behind = params.length(longest) - longest
+            raise ParameterError(
+                "max_new_tokens", params.canvas_length,
+                f"prompt ({longest} tokens) + canvas and suffix ({behind}) must fit the model's {name} of {limit}; "
+                "give a shorter canvas or prompt",
+            )  # fmt: skip
 
     def _step(self, decoders: list[Decoder]) -> None:
         """One forward for as many pending sequences of one length as fit, whoever they belong to."""
@@ -193,6 +227,36 @@ class InfoGainSampler:
     def _result(self, tokens: list[int], decoder: Decoder) -> Sample:
         text = self.tokenizer.decode(tokens, skip_special_tokens=True) if self.tokenizer is not None else None
         return Sample(tokens, text, decoder.report)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Without dropout, which would make the same seed give other tokens; afterwards every module is as it was."""
+    trained = [module for module in model.modules() if module.training]
+    for module in trained:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True
+
+
+def _without_padding(encoding: Mapping[str, Any]) -> list[list[int]]:
+    """The prompts in what a tokenizer returns, of one text or several, as lists or tensors."""
+    if "input_ids" not in encoding:
+        raise ParameterError("input_ids", sorted(encoding), "holds no input_ids; give what the tokenizer returns")
+
+    def rows(name: str) -> list[list[int]]:
+        values = encoding[name].tolist() if hasattr(encoding[name], "tolist") else list(encoding[name])
+        return [values] if values and isinstance(values[0], int) else values
+
+    prompts = rows("input_ids")
+    masks = rows("attention_mask") if "attention_mask" in encoding else [[1] * len(prompt) for prompt in prompts]
+    return [
+        [token for token, is_read in zip(prompt, mask, strict=True) if is_read]
+        for prompt, mask in zip(prompts, masks, strict=True)
+    ]
 
 
 def _first_given(name: str, given: Any, *sources: Any) -> Any:

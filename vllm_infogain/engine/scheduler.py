@@ -155,6 +155,8 @@ class InfoGainScheduler(Scheduler):
                 return
             pool = self.kv_cache_manager.block_pool
             entry.further_pages = [pool.get_new_blocks(self._pages(entry)) for _ in range(further)]
+            if known is not None:
+                self.kv_cache_manager.record_prefix_cache_stats(request, computed)
             request.num_computed_tokens = computed  # what the worker need not compute; told it once
             self.waiting.remove_request(request)
             self.deferred_waiting.discard(request)  # where vLLM counts those whose grammar is being compiled

@@ -1,7 +1,8 @@
-"""Loads a model, and refuses a checkpoint that leaves any of its numbers out.
+"""Loads a model, and refuses a checkpoint that leaves any of its numbers out, or holds more than the model has.
 
 vLLM's own check knows merged layers only as wholes and passes over every layer that has a quantisation method, which
 all linear layers have: without `k_proj`, or one expert, or the head, it would serve whatever the memory held before.
+And its loaders pass over what they have no use for, which may be a bias, or the head of a model that ties its own.
 """
 
 import math
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from vllm_infogain.engine.compat import VllmConfig, get_model_loader
 
@@ -20,13 +23,15 @@ EXPERTS = {
     "routed_experts.w13_weight": ("{expert}.gate_proj.weight", "{expert}.up_proj.weight"),
     "routed_experts.w2_weight": ("{expert}.down_proj.weight",),
 }
+# Tables that older checkpoints hold and every executor makes itself, by its config.
+OF_NO_USE = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 
 
 def load_model(vllm_config: VllmConfig) -> nn.Module:
     """The model that the config names, with its weights.
 
     Raises:
-        ValueError: names the weights that the checkpoint lacks.
+        ValueError: names the weights that the checkpoint lacks, or the model has no place for.
     """
     loader: Any = get_model_loader(vllm_config.load_config)
     if vllm_config.quant_config is None:  # else layers have parameters that no checkpoint needs to hold
@@ -40,16 +45,23 @@ def _load_checked(load: Callable, model: Any, model_config: Any) -> None:
         if parameter.is_floating_point():
             parameter.data.fill_(math.nan)
     plain = model.load_weights
-    given: set[str] = set()
+    notes = _Notes()
 
     def checked(weights: Weights) -> set[str]:
-        loaded = plain(_noting(weights, given))
+        with notes:
+            loaded = plain(notes.of(weights))
+        given = notes.given
         missing = [part for name, weight in model.named_parameters() for part in _missing(model, name, weight, given)]
         if missing:
-            names = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
             raise ValueError(
-                f"the checkpoint has no numbers, or NaN, for {names}; check that it is complete, and that its "
-                "config.json is of the same model"
+                f"the checkpoint has no numbers, or NaN, for {_listed(missing)}; check that it is complete, and that "
+                "its config.json is of the same model"
+            )
+        if unused := [name for name, weight in notes.untouched.items() if not _is_the_tied_head(model, weight)]:
+            raise ValueError(
+                f"the model has no place for {_listed(unused)} of the checkpoint, and would answer without; check that "
+                "its config.json is of the same model. A head of LLaDA's own needs --hf-overrides "
+                "'{\"weight_tying\": false}'"
             )
         return loaded
 
@@ -60,10 +72,52 @@ def _load_checked(load: Callable, model: Any, model_config: Any) -> None:
         del model.load_weights
 
 
-def _noting(weights: Weights, given: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, weight in weights:
-        given.add(name)
-        yield name, weight
+class _Notes(TorchDispatchMode):
+    """While it is on: which weights a loader was given, and which of them no operation has read yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: set[str] = set()
+        # These are kept here, so that nothing else comes to lie where they do. Few: a loader takes one after the other.
+        self.untouched: dict[str, torch.Tensor] = {}
+        self._names: dict[int, set[str]] = {}  # of those, by the address of their storage
+
+    def of(self, weights: Weights) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, weight in weights:
+            self.given.add(name)
+            if weight.numel() and not name.endswith(OF_NO_USE):
+                self.untouched[name] = weight
+                self._names.setdefault(weight.untyped_storage().data_ptr(), set()).add(name)
+            yield name, weight
+            del weight  # whoever took it may keep it
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for argument in tree_leaves((args, kwargs)):
+            if isinstance(argument, torch.Tensor) and argument.layout == torch.strided and self.untouched:
+                self._touch(argument)
+        return func(*args, **(kwargs or {}))
+
+    def _touch(self, argument: torch.Tensor) -> None:
+        names = self._names.get(argument.untyped_storage().data_ptr(), set())
+        for name in list(names):
+            weight = self.untouched[name]
+            if 0 <= argument.data_ptr() - weight.data_ptr() < weight.nbytes:
+                del self.untouched[name]
+                names.remove(name)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _is_the_tied_head(model: Any, weight: torch.Tensor) -> bool:
+    """Whether a weight says what the table of embeddings says, which serves as the head: many checkpoints repeat it."""
+    head = getattr(model, "lm_head", None)
+    if head is None or weight.shape[1:] != head.weight.shape[1:]:
+        return False
+    rows = slice(head.shard_indices.org_vocab_start_index, head.shard_indices.org_vocab_end_index)
+    mine = weight[rows].to(head.weight)
+    return torch.equal(mine, head.weight[: len(mine)])
 
 
 def _missing(model: nn.Module, name: str, parameter: torch.Tensor, given: set[str]) -> list[str]:
