@@ -53,6 +53,14 @@ def test_the_functions_our_patches_wrap_still_have_their_seams():
     assert isinstance(vars(compat.EngineArgs)["add_cli_args"], staticmethod), "the flag is added by wrapping it"
 
 
+def test_an_engines_configuration_is_still_made_where_we_make_it_ours():
+    made = list(calls_in(compat.EngineArgs.create_engine_config))
+    first, later = made.index("self.create_model_config"), ("CacheConfig", "ParallelConfig", "SchedulerConfig")
+    assert all(first < made.index(name) for name in later), "the model decides on the worker and the scheduler"
+    assert parameters(compat.EngineArgs.create_model_config) == ["self"]
+    assert callable(compat.init_logger("vllm.infogain").warning), "what a user should know at the start is told by it"
+
+
 def test_the_front_end_still_makes_outputs_where_reports_join_them():
     taken = ["new_token_ids", "pooling_output", "finish_reason", "stop_reason", "kv_transfer_params"]
     assert parameters(compat.RequestState.make_request_output)[1:6] == taken, (
