@@ -24,6 +24,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.worker.gpu_worker import Worker
 
 from vllm_infogain.engine import compat
+from vllm_infogain.engine import worker as worker_module
 from vllm_infogain.engine.grammar import CanvasBackend, CanvasGrammar
 from vllm_infogain.engine.runner import InfoGainRunner
 from vllm_infogain.engine.scheduler import InfoGainScheduler
@@ -281,6 +282,20 @@ def test_the_worker_has_the_seams_our_subclass_uses():
 
         assert callable(torch.cpu._init_amx), "the CPU worker asks for permission to use AMX by it"
         assert callable(torch.cpu._is_amx_tile_supported), "the CPU worker asks for AMX by it"
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="makes the CPU worker")
+def test_the_cpu_worker_makes_and_warms_up_nothing_of_vllms_v2_runner(monkeypatch):
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    seen = []
+    monkeypatch.setattr(CPUWorker, "init_device", lambda self: seen.append(self.use_v2_model_runner))
+    monkeypatch.setattr(worker_module, "_make_runner", lambda _: None)
+    ours = object.__new__(worker_module.InfoGainWorker)
+    ours.use_v2_model_runner = True  # as where Triton has a CPU backend
+    ours.init_device()
+    assert seen == [False], "vLLM's init_device and warm-up go by it"
+    assert "use_v2_model_runner" in inspect.getsource(CPUWorker.init_device)
 
 
 # Structured output.

@@ -20,6 +20,8 @@ if current_platform.is_cpu():
             if torch.cpu._is_amx_tile_supported():
                 # Without this, bf16 attention with AMX dies of SIGILL on kernels that ask for permission first.
                 torch.cpu._init_amx()
+            # Where Triton has a CPU backend, vLLM makes its V2 runner, and 0.33 warms that one's kernels up: on ours.
+            self.use_v2_model_runner = False
             super().init_device()
             self.model_runner = _make_runner(self)  # type: ignore[assignment]
 
