@@ -8,9 +8,10 @@ import torch
 
 from vllm_infogain.constraints import Constraints
 from vllm_infogain.params import DecodingParams
+from vllm_infogain.sampling import slices
 from vllm_infogain.sampling.actions import step_key
 from vllm_infogain.sampling.question import Answer, Comparison, Question, Reading
-from vllm_infogain.sampling.reading import read
+from vllm_infogain.sampling.reading import read as read_over
 from vllm_infogain.sampling.written import Alternatives
 
 VOCAB, MASK_ID = 11, 10
@@ -50,6 +51,12 @@ def mixed() -> list[Question]:
     ]
 
 
+def read(logits: torch.Tensor, questions: list[Question], *widths: int) -> list[Answer]:
+    """What is read; the earlier log-probabilities that it writes over are its own."""
+    anew = [q if q.previous is None else dataclasses.replace(q, previous=q.previous.clone()) for q in questions]
+    return read_over(logits, anew, *widths)
+
+
 def logits_of(questions: list[Question]) -> list[torch.Tensor]:
     """Of each question, [rows, columns]; in some rows the mask token or padding leads."""
     generator = torch.Generator().manual_seed(0)
@@ -80,6 +87,29 @@ def test_a_question_has_the_same_answer_alone_and_among_others():
         (alone,) = read(rows.clone(), [asked], MASK_ID, VOCAB)
         for answer in answers:
             assert_equal(alone, answer)
+
+
+@pytest.mark.parametrize("size", [1, 2 * COLUMNS, 7 * COLUMNS])
+def test_rows_that_are_worked_on_in_slices_tell_what_they_tell_at_once(monkeypatch, size):
+    questions = mixed()
+    logits = logits_of(questions)
+    at_once = read(torch.cat(logits), questions, MASK_ID, VOCAB)
+    monkeypatch.setattr(slices, "SLICE", size)
+    for one, other in zip(read(torch.cat(logits), questions, MASK_ID, VOCAB), at_once, strict=True):
+        assert_equal(one, other)
+
+
+def test_log_probabilities_of_one_step_take_the_place_of_those_before():
+    klass = DecodingParams(sampler="klass", temperature=0.0)
+    before, now = (logits_of([question(klass, 1, rows, seed=rows)])[0] for rows in (6, 3))
+    asked, kept = question(klass, 1, 3), before.log_softmax(-1)
+    rows = np.array([1, 4, 5])
+    (expected,) = read(now.clone(), [dataclasses.replace(asked, previous=kept[rows])], MASK_ID, VOCAB)
+    (answer,) = read_over(now, [dataclasses.replace(asked, previous=kept, previous_rows=rows)], MASK_ID, VOCAB)
+    assert_equal(answer, expected)
+    found = answer.readings[0].log_probabilities
+    assert found is not None
+    assert found.data_ptr() == kept.data_ptr()
 
 
 def test_parts_of_a_question_have_the_parts_of_its_answer():

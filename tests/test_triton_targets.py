@@ -1,11 +1,14 @@
 """The Triton kernels compiled for GPUs of three generations, on a machine without any."""
 
+import numpy as np
 import pytest
 import torch
-from triton_targets import compiling_for, spilled
+from triton_targets import compiling_for, counting_variants, spilled
 
-from vllm_infogain.params import MAX_CANDIDATES
-from vllm_infogain.sampling import rows_triton
+from vllm_infogain.params import MAX_CANDIDATES, DecodingParams
+from vllm_infogain.sampling import reading, rows, rows_triton, slices
+from vllm_infogain.sampling.question import Question
+from vllm_infogain.sampling.rehearsal import rehearse
 
 CAPABILITIES = [80, 90, 100]  # A100, H100, B200
 
@@ -41,3 +44,34 @@ def test_a_kernel_that_has_too_much_for_its_registers_is_noticed(monkeypatch):
     with compiling_for(90) as launched:
         rows_triton.draw_tokens(*inputs(16), MAX_CANDIDATES)
     assert spilled(launched[0][1]) > 0
+
+
+# Whole words; rows that end in padding, of which copies are without it; no whole words.
+@pytest.mark.parametrize(("columns", "vocab", "strides"), [(512, 512, 1), (512, 500, 2), (509, 509, 1)])
+def test_after_the_rehearsal_no_request_compiles_a_kernel(monkeypatch, columns, vocab, strides):
+    # Launches are counted; what the kernels would have told is found by torch.
+    monkeypatch.setattr(slices, "SLICE", 4 * columns)
+
+    def twice(kernel, function):
+        return lambda *asked: (kernel(*asked), function(*asked))[1]
+
+    monkeypatch.setattr(reading, "row_statistics", twice(rows_triton.row_statistics, rows.row_statistics))
+    monkeypatch.setattr(reading, "draw_tokens", twice(rows_triton.draw_tokens, rows.draw_tokens))
+    with counting_variants(90) as variants:
+        rehearse(torch.zeros(33, columns), 0, vocab, num_candidates=12, logprobs=5)
+        rehearsed = set(variants)
+        for count in (1, 2, 15, 16, 17):
+            for draws in (1, 5, 8, 9, 16):
+                for top_p in (1.0, 0.5):
+                    params = DecodingParams(num_candidates=draws, temperature=0.7, top_p=top_p)
+                    greedy = DecodingParams(sampler="entropy", temperature=0.0)
+                    asked = [asking(params, count), asking(greedy, 3), asking(params, 2)]
+                    reading.read(torch.zeros(count + 5, columns), asked, 0, vocab)
+                    reading.read(torch.zeros(count, columns), asked[:1], 0, vocab)
+    assert variants == rehearsed
+    assert len(rehearsed) == 1 + 3 * strides, "statistics; 1, 8 and 16 draws"
+
+
+def asking(params: DecodingParams, masked: int) -> Question:
+    offsets = np.arange(masked)[None]
+    return Question(params, offsets, np.array([7]), np.zeros_like(offsets))

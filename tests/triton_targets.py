@@ -1,4 +1,4 @@
-"""Triton's compiler aimed at GPUs that are not there: a kernel's launch compiles it as for that GPU, and runs nothing."""
+"""Triton aimed at GPUs that are not there: a launch compiles the kernel as for that GPU, and runs nothing."""
 
 import contextlib
 import subprocess

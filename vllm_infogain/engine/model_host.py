@@ -20,7 +20,8 @@ from vllm_infogain.engine.compat import (
 from vllm_infogain.engine.graphs import PiecewiseGraphs, forward
 from vllm_infogain.engine.meter import Meter, timed
 from vllm_infogain.engine.weights import load_model
-from vllm_infogain.sampling.rows import row_statistics
+from vllm_infogain.params import DecodingParams
+from vllm_infogain.sampling.rehearsal import rehearse
 from vllm_infogain.settings import parse_settings
 
 
@@ -32,7 +33,9 @@ class ModelHost:
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
         self.vllm_config = vllm_config
         self.device = device
-        self.settings, _ = parse_settings(vllm_config.additional_config)
+        self.settings, self.defaults = parse_settings(vllm_config.additional_config)
+        self.mask_id: int = vllm_config.model_config.hf_config.mask_token_id
+        self.vocab: int = vllm_config.model_config.get_vocab_size()
         # More than 32 MiB at once, and the C library gives the pages back and faults them in again at every step.
         mib = self.settings.logits_mib or (32 if device.type == "cpu" else 1024)
         self.logit_rows = max(1, (mib << 18) // logit_columns(vllm_config))  # that exist at once, fp32
@@ -113,10 +116,15 @@ class ModelHost:
 
     @torch.inference_mode()
     def profile_run(self, **_unused) -> None:
-        """The peak: a full budget of rows, and as many of their logits as may exist at once."""
+        """The peak: a full budget of rows, and as many of their logits as may exist at once, read in the worst way."""
         rows = self.vllm_config.scheduler_config.max_num_batched_tokens
         hidden = self._dummy_run(rows)
-        row_statistics(self._logits(hidden, torch.arange(min(rows, self.logit_rows), device=self.device)))
+        logits = self._logits(hidden, torch.arange(min(rows, self.logit_rows), device=self.device))
+        kept = torch.empty(self.settings.klass_mib << 20, dtype=torch.uint8, device=self.device)  # by requests of KLASS
+        most = self.vllm_config.model_config.max_logprobs
+        num_candidates = self.defaults.get("num_candidates", DecodingParams.num_candidates)
+        rehearse(logits, self.mask_id, self.vocab, num_candidates, self.vocab if most == -1 else most)
+        del kept
 
     def warming_up_model(self) -> None:
         self.profile_run()

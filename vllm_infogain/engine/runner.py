@@ -39,8 +39,6 @@ class InfoGainRunner(ModelHost):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
         super().__init__(vllm_config, device)
-        self.mask_id: int = vllm_config.model_config.hf_config.mask_token_id
-        self.vocab: int = vllm_config.model_config.get_vocab_size()
         self.log_frequencies = background_log_frequencies(vllm_config)
         self.requests: dict[str, Running] = {}
 

@@ -6,6 +6,7 @@ import torch
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.automaton import allowed
 from vllm_infogain.sampling.question import Question
+from vllm_infogain.sampling.slices import slices
 from vllm_infogain.sampling.transfer import to_device
 
 
@@ -47,23 +48,23 @@ def forbid(logits: torch.Tensor, question: Question, mask_id: int) -> None:
     params = question.params
     if question.stops_from and params.stop_ids and question.automaton is None:  # else the grammar says it
         early = np.flatnonzero(question.offsets.ravel() < question.stops_from)
-        _forbid_pairs(logits, np.repeat(early, len(params.stop_ids)), np.tile(params.stop_ids, len(early)))
+        _forbid_pairs(logits, early[:, None], np.array(params.stop_ids)[None])
     for word in params.constraints.banned_words:
         for place in range(len(word)):
             rows = np.flatnonzero(_completes(question, word, place).ravel())
-            _forbid_pairs(logits, rows, np.full(len(rows), word[place]))
+            _forbid_pairs(logits, rows, np.array(word[place]))
     if question.automaton is not None:
-        classes = allowed(question.automaton, question.canvases, mask_id, question.offsets)
-        may, class_of = to_device(
-            [classes.reshape(len(logits), -1).astype(np.int64), question.automaton.class_of.astype(np.int64)],
-            logits.device,
-        )
-        logits[:, : len(class_of)].masked_fill_((may == 0)[:, class_of], -torch.inf)  # the gather in bytes, not int64
+        barred = ~allowed(question.automaton, question.canvases, mask_id, question.offsets).reshape(len(logits), -1)
+        (class_of,) = to_device([question.automaton.class_of], logits.device)
+        for part in slices(*logits.shape):
+            (barred_there,) = to_device([barred[part]], logits.device)
+            logits[part, : len(class_of)].masked_fill_(barred_there.index_select(1, class_of), -torch.inf)
         logits[:, len(class_of) :] = -torch.inf  # padding, which spells nothing
 
 
 def _forbid_pairs(logits: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) -> None:
-    if len(rows):
+    """Rows and tokens are broadcast against each other."""
+    if rows.size:
         row, token = to_device([rows, tokens], logits.device)
         logits.index_put_((row, token), logits.new_full((), -torch.inf))  # made on the device
 
@@ -87,7 +88,10 @@ def narrows(params: DecodingParams) -> bool:
 
 
 def keep_likely(logits: torch.Tensor, params: DecodingParams) -> torch.Tensor:
-    """Logits [rows, vocab] with -inf for what is not to be drawn: temperature, min-p, top-k, then top-p, as in vLLM."""
+    """Logits [rows, vocab] with -inf for what is not to be drawn: temperature, min-p, top-k, then top-p, as in vLLM.
+
+    Takes up to 7 times the memory of its input meanwhile.
+    """
     scaled = logits / params.temperature
     if params.min_p > 0:
         # p < min_p x the largest p, in logarithms

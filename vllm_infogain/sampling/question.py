@@ -27,7 +27,9 @@ class Question:
     keys: np.ndarray  # [sequences] int64: what the draws of each sequence depend on, beside its rows' offsets
     canvases: np.ndarray  # [sequences, canvas] int64: what is written so far, on which constraints may depend
     comparison: Comparison | None = None  # None: every sequence is a state of its own
-    previous: torch.Tensor | None = None  # [sequences * masked, columns] log-probabilities one step earlier, for KLASS
+    # KLASS: [rows one step earlier, columns] log-probabilities, whose memory is used for those that are read now.
+    previous: torch.Tensor | None = None
+    previous_rows: np.ndarray | None = None  # [masked] int64, ascending: those of the masked rows; None: all there are
     stops_from: int = 0  # no stop token may be written before this place of the canvas
     automaton: TokenAutomaton | None = None  # what the canvas must match, if it is structured
 

@@ -8,7 +8,7 @@ the call.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,10 @@ from vllm_infogain.sampling.logits import adjust_logits, adjustment, forbid, kee
 from vllm_infogain.sampling.objective import settled_objective
 from vllm_infogain.sampling.question import NOTHING, Answer, Question, Reading
 from vllm_infogain.sampling.rows import draw_tokens, row_statistics
+from vllm_infogain.sampling.slices import slices
 from vllm_infogain.sampling.transfer import to_device, to_host
 from vllm_infogain.sampling.whole_rows import fold_in, set_aside
 from vllm_infogain.sampling.written import Alternatives, alternatives
-
-KLASS_ROWS = 64  # whose divergence is computed at once
 
 
 class _Layout:
@@ -53,7 +52,7 @@ def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int, voca
 
     Args:
         logits: [rows, columns] fp32, altered in place.
-        questions: whose rows they are, in this order.
+        questions: whose rows they are, in this order. Their `previous` is altered too.
         mask_id: the mask token: part of every distribution, never written.
         vocab: columns from this one on are padding of the model's table, like the mask token; None: there is none.
     """
@@ -77,25 +76,25 @@ def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int, voca
         found[:, mask_id] = aside[own, 0] - log_normalizer
         return found
 
-    log_probabilities, divergence = _klass(log_probabilities_of, questions, layout)
+    log_probabilities, divergence = _klass(log_probabilities_of, logits, questions, layout)
     objective, best, rows = _compare(statistics.entropy, questions, layout)
-    logprobs = _logprobs(log_probabilities_of, rows, questions, layout)
     drawn, drawn_p = _draw(writable, statistics.log_normalizer, rows, questions, layout)
     columns = [statistics.entropy, statistics.top_token, statistics.top_probability, statistics.margin]
     if rows is not None:
         columns = [column[rows] for column in columns]
-    beside = [
-        column
-        for index, own in logprobs.items()
-        for column in alternatives(
-            own, _tokens_of(index, drawn, columns[1], questions, layout), questions[index].params, vocab
+    beside = {
+        index: _alternatives(
+            log_probabilities_of, rows, layout.read_starts[index], tokens, question.params, (logits.shape[1], vocab)
         )
-    ]
-    host = to_host([*columns, drawn, drawn_p, objective, best, *divergence.values(), *beside])
+        for index, question in enumerate(questions)
+        if question.params.logprobs is not None
+        for tokens in [_tokens_of(index, drawn, columns[1], questions, layout)]
+    }
+    host = to_host([*columns, drawn, drawn_p, objective, best, *divergence.values(), *chain(*beside.values())])
     entropy, top_token, top, margin, tokens, probabilities, objectives, winners, *rest = host
     divergence_of = dict(zip(divergence, rest, strict=False))
     del rest[: len(divergence)]
-    alternatives_of = {index: Alternatives(*rest[4 * nth : 4 * nth + 4]) for nth, index in enumerate(logprobs)}
+    alternatives_of = {index: Alternatives(*rest[4 * nth : 4 * nth + 4]) for nth, index in enumerate(beside)}
 
     def reading(index: int, sequence: int) -> Reading:
         """Of question `index`, the `sequence`-th of its sequences that are read."""
@@ -139,19 +138,23 @@ def _draws(params: DecodingParams) -> int:
     return params.num_candidates if params.looks_ahead else 1
 
 
-def _logprobs(
+def _alternatives(
     log_probabilities_of: Callable[[Any], torch.Tensor],
     rows: torch.Tensor | None,
-    questions: Sequence[Question],
-    layout: _Layout,
-) -> dict[int, torch.Tensor]:
-    """By question that asks for them: log-probabilities [read rows, columns], before draws narrow the logits down."""
-    found = {}
-    for index, question in enumerate(questions):
-        if question.params.logprobs is not None:
-            own: Any = slice(layout.read_starts[index], layout.read_starts[index] + layout.read[index])
-            found[index] = log_probabilities_of(own if rows is None else rows[own])
-    return found
+    start: int,
+    tokens: torch.Tensor,
+    params: DecodingParams,
+    widths: tuple[int, int],
+) -> list[torch.Tensor]:
+    """The columns of `Alternatives` of a question's read rows, from the `start`-th on, whose tokens [rows, draws] are
+    given. Widths are those of a row of logits and of the vocabulary."""
+    columns, vocab = widths
+    found = []
+    for part in slices(len(tokens), columns):
+        own: Any = slice(start + part.start, start + part.stop)
+        own = own if rows is None else rows[own]
+        found.append(alternatives(log_probabilities_of(own), tokens[part], params, vocab))
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
 def _tokens_of(
@@ -167,19 +170,30 @@ def _tokens_of(
 
 
 def _klass(
-    log_probabilities_of: Callable[[Any], torch.Tensor], questions: Sequence[Question], layout: _Layout
+    log_probabilities_of: Callable[[Any], torch.Tensor],
+    logits: torch.Tensor,
+    questions: Sequence[Question],
+    layout: _Layout,
 ) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
     """By KLASS question: log-probabilities [rows, columns]; and, where it has earlier ones, the divergence [rows]."""
     now, divergence = {}, {}
     for index, question in enumerate(questions):
         if question.params.sampler != "klass":
             continue
-        start = layout.row_starts[index]
-        now[index] = log_probabilities_of(slice(start, start + question.offsets.size))
-        if question.previous is not None:
-            # A few rows at a time: a whole canvas by a whole vocabulary, four times over, is gigabytes.
-            parts = zip(now[index].split(KLASS_ROWS), question.previous.split(KLASS_ROWS), strict=True)
-            divergence[index] = torch.cat([_divergence(*part) for part in parts])
+        start, count, before = layout.row_starts[index], question.offsets.size, question.previous
+        if before is None:
+            now[index] = logits.new_empty(count, logits.shape[1])
+        else:
+            # Rows only ever drop out: none moves to where one lies that is still to be read.
+            now[index] = before[:count]
+            divergence[index] = logits.new_empty(count)
+            kept = np.arange(count) if question.previous_rows is None else question.previous_rows
+            (kept_rows,) = to_device([kept], logits.device)
+        for part in slices(count, logits.shape[1]):
+            found = log_probabilities_of(slice(start + part.start, start + part.stop))
+            if before is not None:
+                divergence[index][part] = _divergence(found, before[kept_rows[part]])
+            now[index][part] = found
     return now, divergence
 
 
@@ -255,12 +269,24 @@ def _draw(
         ],
         logits.device,
     )
-    if rows is not None or layout.rows_drawn < len(logits):
-        rows = drawn if rows is None else rows[drawn]
-        logits, log_normalizer, offset = logits[rows], log_normalizer[rows], offset[rows]
-    for question, start, count in zip(questions, layout.drawn_starts, layout.drawn, strict=True):
-        if count and narrows(question.params):
-            # In place: all else that these logits tell has been read.
-            logits[start : start + count] = keep_likely(logits[start : start + count], question.params)
-    tokens = draw_tokens(logits, temperature.float(), key, offset, max(_draws(question.params) for question in drawing))
-    return tokens, (logits.gather(1, tokens) - log_normalizer[:, None]).exp()
+    draws, temperature = max(_draws(question.params) for question in drawing), temperature.float()
+    narrowed = [
+        (start, start + count, question.params)
+        for question, start, count in zip(questions, layout.drawn_starts.tolist(), layout.drawn.tolist(), strict=True)
+        if count and narrows(question.params)
+    ]
+    if rows is None and layout.rows_drawn == len(logits) and not narrowed:
+        tokens = draw_tokens(logits, temperature, key, offset, draws)
+        return tokens, (logits.gather(1, tokens) - log_normalizer[:, None]).exp()
+    rows = drawn if rows is None else rows[drawn]
+    offset, log_normalizer = offset[rows], log_normalizer[rows]
+    tokens, log_p = rows.new_empty(len(rows), draws), logits.new_empty(len(rows), draws)
+    for part in slices(len(rows), logits.shape[1]):
+        own = logits[rows[part]]
+        for start, stop, params in narrowed:
+            within = slice(max(start - part.start, 0), max(min(stop, part.stop) - part.start, 0))
+            if within.start < within.stop:
+                own[within] = keep_likely(own[within], params)
+        tokens[part] = draw_tokens(own, temperature[part], key[part], offset[part], draws)
+        log_p[part] = own.gather(1, tokens[part])
+    return tokens, (log_p - log_normalizer[:, None]).exp()

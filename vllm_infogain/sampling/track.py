@@ -15,7 +15,6 @@ from vllm_infogain.sampling.automaton import TokenAutomaton
 from vllm_infogain.sampling.extent import Extent
 from vllm_infogain.sampling.question import Comparison, Question, Reading
 from vllm_infogain.sampling.schedule import Block, next_write, plan_blocks
-from vllm_infogain.sampling.transfer import to_device
 from vllm_infogain.sampling.view import View
 from vllm_infogain.sampling.written import TokenLogprob, given
 
@@ -173,13 +172,12 @@ class Track:
     def _block_masked(self) -> np.ndarray:
         return np.flatnonzero(self.state[self.block_start : self.block_end] == self.mask_id) + self.block_start
 
-    def previous(self) -> torch.Tensor | None:
-        """KLASS: log-probabilities [masked, columns] of the block's masked positions one step earlier."""
+    def previous(self) -> tuple[torch.Tensor | None, np.ndarray | None]:
+        """KLASS: log-probabilities one step earlier, and the rows of the block's masked positions among them."""
         if self._previous is None:
-            return None
+            return None, None
         before, log_probabilities = self._previous
-        (index,) = to_device([np.searchsorted(before, self._block_masked())], log_probabilities.device)
-        return log_probabilities[index]
+        return log_probabilities, np.searchsorted(before, self._block_masked())
 
     def question(
         self,
@@ -187,12 +185,12 @@ class Track:
         masked: np.ndarray,
         keys: np.ndarray,
         comparison: Comparison | None = None,
-        previous: torch.Tensor | None = None,
+        previous: tuple[torch.Tensor | None, np.ndarray | None] = (None, None),
     ) -> Question:
         """What is to be read at the masked positions [n, masked] of sequences [n, length]."""
         canvases = sequences[:, self.canvas_start : self.canvas_start + self.params.canvas_length]
         offsets = masked - self.canvas_start
-        return Question(self.params, offsets, keys, canvases, comparison, previous, self.stops_from, self.automaton)
+        return Question(self.params, offsets, keys, canvases, comparison, *previous, self.stops_from, self.automaton)
 
     # Actions.
 
