@@ -5,6 +5,7 @@ back, copies to the device from memory that is not pinned, indices whose number 
 """
 
 import contextlib
+import ctypes
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -49,6 +50,9 @@ class Pretended(torch.Tensor):
         )
         tensor.held = held
         return tensor
+
+    def data_ptr(self) -> int:
+        return self.held.data_ptr()
 
     def __repr__(self, **_) -> str:
         return f"Pretended({self.held!r})"
@@ -144,7 +148,8 @@ class PretendedCuda(TorchFunctionMode):
 
 
 def pretend_kernels() -> None:
-    """The Triton kernels' places, taken by torch on the numbers held."""
+    """The Triton kernels' places, taken by others on the numbers held."""
+    from vllm_infogain.engine import pages_triton
     from vllm_infogain.sampling import rows, rows_triton
 
     def row_statistics(logits):
@@ -155,7 +160,14 @@ def pretend_kernels() -> None:
         arrays = [on_device(array, "a draw's input") for array in (logits, temperatures, keys, offsets)]
         return pretend(rows.draw_tokens(*arrays, draws))
 
+    def copy_pages(starts, step, size, pages):
+        source, target = on_device(pages, "copied pages")
+        for start in on_device(starts, "the caches").tolist():
+            for one, other in zip(source.tolist(), target.tolist(), strict=True):
+                ctypes.memmove(start + step * other, start + step * one, size)
+
     rows_triton.row_statistics, rows_triton.draw_tokens = row_statistics, draw_tokens
+    pages_triton.copy_pages = copy_pages
 
 
 @contextlib.contextmanager
@@ -167,6 +179,7 @@ def pretended_model(runner: Any) -> Iterator[list[int]]:
     """
     from vllm_infogain.engine import model_host
     from vllm_infogain.engine.compat import build_attn_metadata
+    from vllm_infogain.engine.pages import KVPages
 
     pretend_kernels()
     turns: list[int] = []
@@ -198,6 +211,8 @@ def pretended_model(runner: Any) -> Iterator[list[int]]:
         with PretendedCuda():
             return execute(*args)
 
+    with PretendedCuda():
+        pages = KVPages([pretend(cache) for cache in runner.kv_caches])
     with (
         mock.patch.object(model_host, "build_attn_metadata", build),
         mock.patch.object(runner.graphs, "run", run_on_device),
@@ -205,7 +220,7 @@ def pretended_model(runner: Any) -> Iterator[list[int]]:
         mock.patch.multiple(
             runner,
             device=DEVICE,
-            kv_caches=[pretend(cache) for cache in runner.kv_caches],
+            pages=pages,
             _read=read_on_device,
             execute_model=execute_on_device,
         ),

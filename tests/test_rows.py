@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from vllm_infogain.engine import pages_triton
 from vllm_infogain.sampling import rows, rows_triton
 
 NOWHERE = -torch.inf
@@ -189,7 +190,7 @@ def test_the_triton_kernels_agree_with_torch():
     interpreter = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     child = subprocess.run([sys.executable, __file__], env=os.environ | interpreter, capture_output=True, text=True)
     assert child.returncode == 0, child.stdout + child.stderr
-    assert child.stdout.split() == ["statistics", "draws", "noise"]
+    assert child.stdout.split() == ["statistics", "draws", "noise", "pages"]
 
 
 @triton.jit
@@ -219,6 +220,16 @@ def check_kernels(device: str) -> None:
     write_uniform[(len(states),)](states.to(device), numbers, 1024)
     assert torch.equal(numbers.cpu(), rows.uniform(states.unsqueeze(-1), torch.arange(1024)))
     print("noise")
+    # Two layers in one allocation, pages of one between the other's; a page is no whole number of the kernel's steps.
+    memory = torch.arange(2.0 * 7 * 2 * 3 * 5 * 100, device=device).view(7, 2, 2, 3, 500)
+    caches, pages = list(memory.unbind(1)), torch.tensor([[2, 2, 5], [0, 6, 1]], device=device)
+    expected = memory.clone()
+    expected[[0, 6, 1]] = memory[[2, 2, 5]]
+    one = caches[0]
+    starts = torch.tensor([cache.data_ptr() for cache in caches], device=device)
+    pages_triton.copy_pages(starts, one.stride(0) * one.element_size(), one[0].numel() * one.element_size(), pages)
+    assert torch.equal(memory, expected)
+    print("pages")
 
 
 if __name__ == "__main__":

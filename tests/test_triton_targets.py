@@ -5,6 +5,7 @@ import pytest
 import torch
 from triton_targets import compiling_for, counting_variants, spilled
 
+from vllm_infogain.engine import pages_triton
 from vllm_infogain.params import MAX_CANDIDATES, DecodingParams
 from vllm_infogain.sampling import reading, rows, rows_triton, slices
 from vllm_infogain.sampling.question import Question
@@ -16,7 +17,7 @@ CAPABILITIES = [80, 90, 100]  # A100, H100, B200
 @pytest.fixture(autouse=True)
 def compiled_anew(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for kernel in (rows_triton._row_statistics, rows_triton._draw_tokens):
+    for kernel in (rows_triton._row_statistics, rows_triton._draw_tokens, pages_triton._copy_pages):
         kernel.device_caches.clear()
 
 
@@ -27,16 +28,17 @@ def inputs(count: int, vocab: int = 4096) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_both_kernels_compile_and_keep_all_they_have_in_registers(capability):
+def test_the_kernels_compile_and_keep_all_they_have_in_registers(capability):
     logits, *request = inputs(16)
     with compiling_for(capability) as launched:
         rows_triton.row_statistics(logits)
         for draws in (1, 16, MAX_CANDIDATES):
             rows_triton.draw_tokens(logits, *request, draws)
-    assert [name for name, _ in launched] == ["_row_statistics", *["_draw_tokens"] * 3]
-    for _, compiled in launched:
+        pages_triton.copy_pages(torch.zeros(2, dtype=torch.int64), 4096, 4096, torch.zeros(2, 3, dtype=torch.int64))
+    assert [name for name, _ in launched] == ["_row_statistics", *["_draw_tokens"] * 3, "_copy_pages"]
+    for _, compiled in launched[:4]:
         assert "ld.global.v4" in compiled.asm["ptx"], "four logits at a time"
-    assert [spilled(compiled) for _, compiled in launched] == [0, 0, 0, 0]
+    assert [spilled(compiled) for _, compiled in launched] == [0, 0, 0, 0, 0]
 
 
 def test_a_kernel_that_has_too_much_for_its_registers_is_noticed(monkeypatch):

@@ -19,6 +19,7 @@ from vllm_infogain.engine.compat import (
 )
 from vllm_infogain.engine.graphs import PiecewiseGraphs, forward
 from vllm_infogain.engine.meter import Meter, timed
+from vllm_infogain.engine.pages import KVPages
 from vllm_infogain.engine.weights import load_model
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.rehearsal import rehearse
@@ -49,9 +50,7 @@ class ModelHost:
     def _forward(self, batch: Batch) -> torch.Tensor:
         """Hidden states [rows, hidden]."""
         if batch.copied_pages.numel():
-            source, target = batch.copied_pages
-            for cache in self.kv_caches:
-                cache[target] = cache[source]
+            self.pages.copy(batch.copied_pages)
         rows = batch.input_ids.shape[0]
         metadata = build_attn_metadata(
             attn_groups=self.attn_groups,
@@ -106,6 +105,7 @@ class ModelHost:
         )
         self.kv_caches = list(caches.values())
         assert all(len(cache) == kv_cache_config.num_blocks for cache in self.kv_caches), "pages are copied by index"
+        self.pages = KVPages(self.kv_caches)
         self.graphs = PiecewiseGraphs(self.model, self.vllm_config, kv_cache_config, self.device)
 
     def capture_model(self) -> None:
