@@ -269,6 +269,25 @@ def test_an_unknown_plugin_is_refused(capsys):
     assert "infogain" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--enable-lora"], "enable_lora=True: not supported with masked diffusion"),
+        (["--pipeline-parallel-size", "2"], "pipeline_parallel_size=2: not supported with masked diffusion"),
+        (["--logprobs-mode", "raw_logits"], "logprobs_mode='raw_logits': not supported with masked diffusion"),
+        (["--logits-processors", "some:Processor"], "logits_processors=['some:Processor']: not supported"),
+        (["--additional-config", '{"infogian": {"num_candidates": 2}}'], "additional_config['infogian']="),
+        (["--additional-config", '{"infogain": {"candidates": 2}}'], "candidates=2: unknown parameter"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_honoured_ends_the_start_as_the_command_line_is_read_by_its_last_line(flags, said, capsys):
+    with pytest.raises(SystemExit):
+        parse_serve("some/model", "--plugin", "infogain", *flags)
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"error: {said}" in last
+
+
 def test_without_the_flag_the_parser_gives_what_it_gives_without_the_plugin():
     code = """
         import json, os, sys

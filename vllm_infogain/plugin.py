@@ -1,7 +1,7 @@
-"""Entry point of the vLLM plugin: `register()` runs in every vLLM process, and changes nothing until it is asked for.
+"""Entry point of the vLLM plugin: `register()` runs in every vLLM process, and changes nothing for others' models.
 
-What it adds: our architectures in vLLM's model registry, the flag `--plugin infogain`, and a check at admission and
-metrics, which act only on engines whose scheduler is ours.
+What it adds: our architectures in vLLM's model registry, our worker and scheduler for engines of these, the flag
+`--plugin infogain`, and a check at admission and metrics, which act only on engines whose scheduler is ours.
 """
 
 import importlib
