@@ -15,6 +15,7 @@ from vllm_infogain.sampling import rows, slices
 from vllm_infogain.sampling.automaton import TokenAutomaton
 from vllm_infogain.sampling.question import Comparison, Question
 from vllm_infogain.sampling.reading import read
+from vllm_infogain.sampling.rehearsal import rehearse
 
 ROWS, VOCAB, MASK_ID = 256, 8192, 0
 SLICE = 1 << 15  # logits: 4 rows
@@ -83,6 +84,12 @@ BOUND = 8 * 4 * SLICE + ROWS * A_ROW
 @pytest.mark.parametrize("case", CASES)
 def test_whatever_is_asked_for_takes_eight_slices_at_most(case):
     assert taken(case) < BOUND
+
+
+def test_the_rehearsal_at_the_start_takes_as_much_as_any_request():
+    logits = torch.randn(ROWS, VOCAB)
+    rehearsed = most_allocated(lambda: rehearse(logits, MASK_ID, VOCAB, num_candidates=4, logprobs=20))
+    assert rehearsed >= max(map(taken, CASES))
 
 
 @pytest.mark.parametrize(("case", "times"), [("top_p", 7), ("logprobs", 2), ("klass", 4), ("a grammar", 0.2)])
