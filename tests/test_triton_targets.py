@@ -11,8 +11,6 @@ from vllm_infogain.sampling import reading, rows, rows_triton, slices
 from vllm_infogain.sampling.question import Question
 from vllm_infogain.sampling.rehearsal import rehearse
 
-CAPABILITIES = [80, 90, 100]  # A100, H100, B200
-
 
 @pytest.fixture(autouse=True)
 def compiled_anew(monkeypatch, tmp_path):
@@ -27,18 +25,19 @@ def inputs(count: int, vocab: int = 4096) -> tuple[torch.Tensor, ...]:
     return torch.zeros(count, vocab), torch.ones(count), index, index.clone()
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_the_kernels_compile_and_keep_all_they_have_in_registers(capability):
+# A100, H100, B200; the most draws, which take long to compile, for one of them.
+@pytest.mark.parametrize(("capability", "widths"), [(80, (1, 16)), (90, (1, 16, MAX_CANDIDATES)), (100, (1, 16))])
+def test_the_kernels_compile_and_keep_all_they_have_in_registers(capability, widths):
     logits, *request = inputs(16)
     with compiling_for(capability) as launched:
         rows_triton.row_statistics(logits)
-        for draws in (1, 16, MAX_CANDIDATES):
+        for draws in widths:
             rows_triton.draw_tokens(logits, *request, draws)
         pages_triton.copy_pages(torch.zeros(2, dtype=torch.int64), 4096, 4096, torch.zeros(2, 3, dtype=torch.int64))
-    assert [name for name, _ in launched] == ["_row_statistics", *["_draw_tokens"] * 3, "_copy_pages"]
-    for _, compiled in launched[:4]:
+    assert [name for name, _ in launched] == ["_row_statistics", *["_draw_tokens"] * len(widths), "_copy_pages"]
+    for _, compiled in launched[:-1]:
         assert "ld.global.v4" in compiled.asm["ptx"], "four logits at a time"
-    assert [spilled(compiled) for _, compiled in launched] == [0, 0, 0, 0, 0]
+    assert not any(spilled(compiled) for _, compiled in launched)
 
 
 def test_a_kernel_that_has_too_much_for_its_registers_is_noticed(monkeypatch):
