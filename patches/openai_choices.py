@@ -9,6 +9,8 @@ Upstream: none.
 Remove when: response choices carry what a plugin adds to CompletionOutput.
 """
 
+from functools import partial
+
 from vllm_infogain.patches import wrap_once
 
 
@@ -120,21 +122,19 @@ def _stream(serving, request, result_generator, tokenizer, made_of, blank, heade
         blank, header: of `ReportStream`.
     """
     from vllm_infogain.engine.compat import should_include_usage
+    from vllm_infogain.engine.vocabulary import shown
     from vllm_infogain.settings import parse_settings
     from vllm_infogain.streams import CanvasStream, ReportStream
 
     if not _is_ours(serving):
         return made_of(result_generator)
 
-    def decode(token):
-        return tokenizer.decode([token])
-
     _, defaults = parse_settings(serving.engine_client.vllm_config.additional_config)
     samples = request.n or 1
     _, counts_tokens = should_include_usage(request.stream_options, serving.enable_force_include_usage)
     own = {"blank": blank, "header": header, "counts_tokens": counts_tokens}
     if (defaults | (request.vllm_xargs or {})).get("stream_mode") == "canvas":
-        stream = CanvasStream(result_generator, samples, decode=decode, **own)
+        stream = CanvasStream(result_generator, samples, decode=partial(shown, tokenizer), **own)
     else:
         stream = ReportStream(result_generator, samples, **own)
     return stream.lines(made_of(stream.outputs()))

@@ -1,9 +1,15 @@
-"""Structured output on the engine: every text matches, whatever the order it is written in, and equals the oracle's."""
+"""Structured output on the engine: every text matches, whatever the order it is written in, and equals the oracle's.
+
+The tokenizer is of Qwen's kind: there are tokens that are parts of characters.
+"""
 
 import json
 import re
 
+import byte_level
+import jsonschema
 import pytest
+from checkpoints import write_llada
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, running
 
 from vllm_infogain.embedded.tokenizer import EOS, VOCAB, encode
@@ -20,8 +26,11 @@ SCHEMA = {
 
 
 @pytest.fixture(scope="module")
-def engine(checkpoint):
-    with running(checkpoint) as engine:
+def engine(tmp_path_factory):
+    path, tokenizer = tmp_path_factory.mktemp("parts"), byte_level.small()
+    write_llada(path, vocab_size=tokenizer.get_vocab_size(), embedding_size=tokenizer.get_vocab_size())
+    byte_level.save(tokenizer, path)
+    with running(path) as engine:
         yield engine
 
 
@@ -69,6 +78,38 @@ def test_every_sampler_writes_only_what_matches_and_equals_the_oracle(engine: En
         check(kind, value, text_of(engine, output))
         if kind != "json" or job.knobs["sampler"] in ("info_gain", "entropy"):  # the oracle asks token by token
             assert_matches_oracle(engine, job, output)
+
+
+NAMED = {
+    "type": "object",
+    "properties": {"世": {"type": "string", "minLength": 2, "maxLength": 5}, "b": {"enum": ["世界", "😀"]}},
+    "required": ["世", "b"],
+}
+BEYOND_ASCII = [
+    ("regex", "..", 8),
+    ("regex", "[一-龥😀-😏]{2,4} ?é*", 12),
+    ("choice", ["中文", "世界文", "😀😀"], 12),
+    ("json", NAMED, 40),
+]
+
+
+@pytest.mark.parametrize(("kind", "value", "length"), BEYOND_ASCII)
+def test_a_text_matches_whole_where_parts_of_characters_are_likeliest(engine: Engine, kind, value, length):
+    tokenizer = engine.llm.get_tokenizer()
+    bias = {token: 30.0 for token in range(len(tokenizer)) if "\ufffd" in tokenizer.decode([token])}
+    assert len(bias) > 15
+    jobs = []
+    for seed, sampler in enumerate(("info_gain", "entropy", "uniform")):
+        more = {"temperature": 0.7, "seed": seed, "ignore_eos": False}
+        jobs.append(structured(kind, value, "parts", {"sampler": sampler, "block_length": 4}, length, **more))
+        jobs[-1].fields["logit_bias"] = bias
+    for output in engine.run(jobs):
+        text = output.outputs[0].text
+        if kind == "json":
+            jsonschema.validate(json.loads(text), value)
+        else:
+            assert re.fullmatch(value, text) if kind == "regex" else text in value
+        assert not text.isascii()
 
 
 def test_text_that_stands_in_the_canvas_is_part_of_the_match(engine: Engine):

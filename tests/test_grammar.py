@@ -137,6 +137,7 @@ CHARACTERS_OF_A_PATTERN = [
     "a", "b", "é", "ß", "K", "\U0001f600", ".", "[^a]", "[a-c€]", "[^é€]", r"\d", r"\w", r"\W", r"\S", r"[^\s\d]", "",
     "[À-Þ]", "(?a:\\w)", "(?s:.)",
 ]  # fmt: skip
+NO_TEXT = 0xFFFD  # what decoders write for bytes that are no character; no text may end with it
 # With cases by rules of their own: the sign of Kelvin, the long s, the dotted I.
 TEXTS = ["", *"abcAB1٣éÉ€ßẞsKk\u212a\u017f\u0130 \n\U0001f600\U0010ffff"]
 
@@ -158,9 +159,17 @@ def test_a_text_is_followed_to_a_final_state_exactly_if_the_whole_of_it_matches(
 )  # fmt: skip
 def test_a_class_holds_the_characters_that_it_holds_for_python(pattern):
     automaton = regular.over_bytes(pattern)
-    for code in (*range(0x3000), *range(0xA640, 0xABC0), *range(0xFF00, 0x10500), 0x10FFFF):
+    for code in {*range(0x3000), *range(0xA640, 0xABC0), *range(0xFF00, 0x10500), 0x10FFFF} - {NO_TEXT}:
         follows = is_completable(automaton, np.array(list(chr(code).encode()), dtype=int), -1)
         assert follows == (re.fullmatch(pattern, chr(code)) is not None), hex(code)
+
+
+@pytest.mark.parametrize("pattern", [".", "[^a]", "[\ufff0-\uffff]", "\ufffd"])
+def test_no_text_holds_the_sign_for_bytes_that_are_none(pattern):
+    automaton = regular.over_bytes(pattern)
+    for character in "\ufffc\ufffd\ufffe":
+        follows = is_completable(automaton, np.array(list(character.encode()), dtype=int), -1)
+        assert follows == (character != "\ufffd" and re.fullmatch(pattern, character) is not None)
 
 
 @pytest.mark.parametrize(

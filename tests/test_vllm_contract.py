@@ -320,7 +320,6 @@ def test_a_constraint_still_has_the_key_and_the_fields_that_are_checked():
     assert present == checked, "a field that vLLM adds would be ignored until structured.py knows it"
 
 
-def test_what_a_models_tokens_spell_is_read_as_vllm_reads_it():
-    inspect.signature(compat.reduced_vocabulary).bind("tokenizer")
+def test_a_models_tokenizer_and_end_tokens_are_found_where_vllm_finds_them():
     inspect.signature(compat.cached_tokenizer_from_config).bind("model_config")
     assert "try_get_generation_config" in inspect.getsource(compat.InputProcessor), "further end tokens come from it"

@@ -64,9 +64,10 @@ def complement(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 # UTF-8.
 
-# First and last code point of each length, its first byte, and the bytes that follow.
-LENGTHS = ((0, 0x7F, 0, 0), (0x80, 0x7FF, 0xC0, 1), (0x800, 0xD7FF, 0xE0, 2), (0xE000, 0xFFFF, 0xE0, 2),
-           (0x10000, sys.maxunicode, 0xF0, 3))  # fmt: skip
+# First and last code point of each length, its first byte, and the bytes that follow. Without surrogates, which UTF-8
+# has not, and without U+FFFD: at the end of a text decoders take it for the beginning of a character, and drop it.
+LENGTHS = ((0, 0x7F, 0, 0), (0x80, 0x7FF, 0xC0, 1), (0x800, 0xD7FF, 0xE0, 2), (0xE000, 0xFFFC, 0xE0, 2),
+           (0xFFFE, 0xFFFF, 0xE0, 2), (0x10000, sys.maxunicode, 0xF0, 3))  # fmt: skip
 
 
 def spelled(ranges: Ranges) -> Tree:

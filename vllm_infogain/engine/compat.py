@@ -54,7 +54,6 @@ from vllm.v1.structured_output.backend_types import (
     StructuredOutputOptions,
 )
 from vllm.v1.structured_output.request import get_structured_output_key
-from vllm.v1.structured_output.utils import _reduced_vocabulary as reduced_vocabulary
 from vllm.v1.worker.gpu.attn_utils import (
     build_attn_metadata,
     build_slot_mappings_by_layer,
@@ -125,7 +124,6 @@ __all__ = [
     "instrument_manual",
     "launcher",
     "parse_model_prompt",
-    "reduced_vocabulary",
     "set_cudagraph_capturing_enabled",
     "set_current_vllm_config",
     "set_forward_context",

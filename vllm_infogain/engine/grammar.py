@@ -21,10 +21,10 @@ from vllm_infogain.engine.compat import (
     StructuredOutputOptions,
     VllmConfig,
     cached_tokenizer_from_config,
-    reduced_vocabulary,
 )
 from vllm_infogain.engine.regular import over_bytes, whole
 from vllm_infogain.engine.schema import schema_pattern
+from vllm_infogain.engine.vocabulary import text_tokens
 from vllm_infogain.sampling.automaton import TokenAutomaton, sources, targets
 from vllm_infogain.sampling.spelling import Spelling, over_tokens
 
@@ -56,7 +56,7 @@ def model_tokens(vllm_config: VllmConfig) -> ModelTokens:
 
 @lru_cache(maxsize=8)
 def _model_tokens(tokenizer: Any, vocab: int, mask_id: int, end_ids: tuple[int, ...]) -> ModelTokens:
-    return ModelTokens(Spelling.of(reduced_vocabulary(tokenizer), vocab, without={mask_id, *end_ids}), end_ids)
+    return ModelTokens(Spelling.of(text_tokens(tokenizer, vocab), vocab, without={mask_id, *end_ids}), end_ids)
 
 
 def compiled(kind: StructuredOutputOptions, specification: str, tokens: ModelTokens) -> TokenAutomaton:
