@@ -59,6 +59,19 @@ def test_maskgits_schedule_is_the_published_one():
             assert schedule("maskgit", steps, size) == maskgit(steps, size)
 
 
+def test_per_block_splits_a_blocks_length_whatever_of_it_is_masked():
+    assert schedule("per_block", 5, 32) == [7, 7, 6, 6, 6]
+    assert schedule("per_block", 40, 3) == [1, 1, 1]
+    params = DecodingParams(
+        schedule="per_block", steps=3, block_length=8, canvas_length=11, absolute_blocks=True, sampler="ar",
+        temperature=0.0, return_trajectory=True,
+    )  # fmt: skip
+    # The prompt fills 3 of the first block's 8 places, the canvas ends 2 before the second one's end.
+    assert plan_blocks(params, 3, MASK_ID) == [Block(0, 5, 5, 3), Block(5, 11, 6, 3)]
+    _, decoder = drive(StubModel(), [1, 2, 3], params)
+    assert [len(step.positions) for step in decoder.report.trajectory] == [3, 2, 3, 3]
+
+
 def test_a_step_that_writes_nothing_is_passed_over():
     params = DecodingParams(schedule="dream", steps=4, canvas_length=4)
     block = Block(0, 4, masked=4, steps=4)

@@ -30,8 +30,10 @@ class DecodingParams:
     sampler: str = knob("info_gain", choice(*SAMPLERS))
     # Which positions are written in a step, and how many.
     tokens_per_step: int = knob(1, integer(1))  # K, where the schedule is `fixed`
-    schedule: str = knob("fixed", choice("fixed", "linear", "cosine", "maskgit", "dream"))
-    steps: int | None = knob(None, integer(1, MAX_STEPS))  # S, the most for the whole canvas; not for `fixed`
+    schedule: str = knob("fixed", choice("fixed", "linear", "cosine", "maskgit", "dream", "per_block"))
+    steps: int | None = knob(
+        None, integer(1, MAX_STEPS)
+    )  # S, the most for the whole canvas, or per block; not for `fixed`
     # Positions per block; 0: the whole canvas is one. Of a block-causal model also how it attends.
     block_length: int = knob(32, integer(0))
     position_temperature: float | None = knob(None, number(0))  # tau_pos; None: `tau_position`

@@ -6,11 +6,14 @@
     cosine     m - floor(m c(i + 1) / c(i)), at least 1: few at first; rounding adds up from step to step
     maskgit    m - left, left = floor(L c(i + 1)), from 1 to m - 1: MaskGIT (arXiv 2202.04200) and MMaDA
     dream      m (1 - t(i + 1) / t(i)), rounded down: Dream's released code; t falls from 1 to 0.001 in equal steps
+    per_block  n / S, rounded down, one more in the first n mod S steps, of a block of n places, whether masked or not:
+               SDAR's and LLaDA2's released code
 
 c(i) = cos(pi/2 x i/S). The last step writes all that is left. `dream` and `maskgit` have steps that write nothing; as
 they change no state, they are passed over without a forward.
 
-`steps` is a bound for the whole canvas. Blocks share it by their masks, and each that has any gets one at least.
+`steps` is a bound for the whole canvas. Blocks share it by their masks, and each that has any gets one at least. But of
+`per_block` every block has S = `steps`.
 """
 
 import math
@@ -47,7 +50,8 @@ def plan_blocks(params: DecodingParams, prompt_length: int, mask_id: int) -> lis
     steps = [0] * len(bounds)
     if params.schedule != "fixed":
         assert params.steps is not None
-        steps = share_steps(params.steps, masked)
+        every = params.schedule == "per_block"
+        steps = [params.steps] * len(bounds) if every else share_steps(params.steps, masked)
     return [Block(*bound, *counts) for bound, *counts in zip(bounds, masked, steps, strict=True)]
 
 
@@ -93,6 +97,10 @@ def tokens_to_write(params: DecodingParams, masked: int, step: int, block: Block
         case "maskgit":
             left = math.floor(block.masked * maskgit_shares(steps)[step])
             return masked - max(1, min(masked - 1, left))
+        case "per_block":
+            # Of the whole block, though a part of it may be prompt or lie behind the canvas.
+            size = params.block_length or block.end - block.start
+            return min(masked, size // steps + (step < size % steps))
         case "dream":
             return int(np.float32(masked) * dream_shares(steps)[step])
         case _:
