@@ -34,9 +34,9 @@ def test_the_overlay_is_the_other_vllm_on_a_cpu(folder):
 
 
 def test_our_seams_are_in_the_other_vllm_too(folder):
-    """Contracts, flags, refusals and streams; none of these tests starts an engine."""
+    """Contracts, arguments, refusals and streams; none of these tests starts an engine."""
     modules = [path.name for path in sorted(TESTS.glob("test_vllm_contract*.py"))]
-    modules += ["test_plugin.py", "test_sampling_fields.py", "test_streams.py"]
+    modules += ["test_engine_arguments.py", "test_plugin.py", "test_sampling_fields.py", "test_streams.py"]
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not engine"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *modules],
