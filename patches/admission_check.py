@@ -5,19 +5,24 @@ Why: a platform's `validate_request` would see it too, but a plugin may not repl
       - `InputProcessor.process_inputs` makes the complete request, offline and over HTTP. A prompt with masks becomes
         prompt and canvas right before it.
       - `AsyncLLM.generate` is called before a streamed response starts, but runs only after: a check in
-        `process_inputs` would come too late for HTTP 400.
+        `process_inputs` would come too late for HTTP 400. A constraint takes up to a second to compile, and vLLM's own
+        checks of it have no bound: a schema of 3 KB whose properties are all optional takes more memory than there is.
+        On the event loop health checks and every stream would stand still meanwhile: it is compiled in a thread, and
+        all further checks look up what was found. `route_check` has the response wait for them.
       - `to_sampling_params` of the HTTP requests is where a canvas too long for the model has just been cut to what
         fits. A shorter canvas is another decoding, so the client's own figure is kept for the check, and whether the
         client gave it at all: without, a canvas has the length of its text.
       - `_extract_prompt_len` is what the server sizes the output by: masks in a prompt and all behind them are output.
+        A prompt that leaves no room would be told that its max_tokens is 0.
 How: wrap each. The checks act only on engines whose scheduler is ours; nobody else reads what is kept.
 Upstream: no hook for per-request validation by a plugin.
 Remove when: vLLM lets a scheduler or model class validate requests at admission.
 """
 
+from functools import partial
 from typing import Any
 
-from vllm_infogain.patches import wrap_once
+from vllm_infogain.patches import samples, wrap_once
 
 
 def apply() -> None:
@@ -36,6 +41,7 @@ def _make_complete_request(process_inputs):
         from vllm_infogain.plugin import is_active
 
         if not is_active(self.vllm_config):
+            samples.verify(params)
             return process_inputs(self, request_id, prompt, params, *args, **kwargs)
         if not (isinstance(prompt, dict) and "type" in prompt):
             prompt = _rendered(self, prompt, kwargs.get("tokenization_kwargs"))
@@ -51,6 +57,8 @@ def _make_complete_request(process_inputs):
             is_resumable=request.resumable,
             priority=request.priority,
         )
+        if request.sampling_params.n > 1:
+            request.sampling_params = samples.mark(request.sampling_params)
         return request
 
     return wrapper
@@ -58,31 +66,47 @@ def _make_complete_request(process_inputs):
 
 def _check_before_streaming(generate):
     def wrapper(self, prompt, sampling_params, request_id, **kwargs):
-        from vllm_infogain.admission import check_request, check_server_limit
-        from vllm_infogain.infill import SEED
+        from vllm_infogain.admission import check_constraint_first
+        from vllm_infogain.checking import generate_checked
         from vllm_infogain.plugin import is_active
 
-        if is_active(self.vllm_config) and isinstance(prompt, dict) and "prompt_token_ids" in prompt:
-            # The server made its own prompt, and shows and counts what we leave of it; any other is its caller's.
-            cut = prompt if "type" in prompt else dict(prompt)
-            params = _with_canvas(self.input_processor, sampling_params, cut)
-            requested = getattr(sampling_params, "requested_canvas", None)
-            if SEED in (params.extra_args or {}):
-                # Its length is the canvas's, whatever vLLM made of max_tokens; nor did it look at the server's limit.
-                if hasattr(sampling_params, "requested_canvas"):
-                    check_server_limit(params.max_tokens, self.vllm_config)
-                requested = None
-            check_request(
-                _filled_in(self.input_processor, params, len(cut["prompt_token_ids"])),
-                cut["prompt_token_ids"],
-                self.vllm_config,
-                lora_request=kwargs.get("lora_request"),
-                requested_canvas=requested,
-                priority=kwargs.get("priority", 0),
-            )
-        return generate(self, prompt, sampling_params, request_id, **kwargs)
+        start = partial(generate, self, prompt, sampling_params, request_id, **kwargs)
+        if not is_active(self.vllm_config):
+            samples.verify(sampling_params)
+            return start()
+        if not (isinstance(prompt, dict) and "prompt_token_ids" in prompt):
+            return start()
+        check = partial(_check_generation, self, prompt, sampling_params, **kwargs)
+        constraint = getattr(sampling_params, "structured_outputs", None)
+        if constraint is None:
+            check()
+            return start()
+        return generate_checked(partial(check_constraint_first, constraint, self.vllm_config), check, start)
 
     return wrapper
+
+
+def _check_generation(engine, prompt, sampling_params, *, lora_request=None, priority=0, **_) -> None:
+    from vllm_infogain.admission import check_request, check_server_limit
+    from vllm_infogain.infill import SEED
+
+    # The server made its own prompt, and shows and counts what we leave of it; any other is its caller's.
+    cut = prompt if "type" in prompt else dict(prompt)
+    params = _with_canvas(engine.input_processor, sampling_params, cut)
+    requested = getattr(sampling_params, "requested_canvas", None)
+    if SEED in (params.extra_args or {}):
+        # Its length is the canvas's, whatever vLLM made of max_tokens; nor did it look at the server's limit.
+        if hasattr(sampling_params, "requested_canvas"):
+            check_server_limit(params.max_tokens, engine.vllm_config)
+        requested = None
+    check_request(
+        _filled_in(engine.input_processor, params, len(cut["prompt_token_ids"])),
+        cut["prompt_token_ids"],
+        engine.vllm_config,
+        lora_request=lora_request,
+        requested_canvas=requested,
+        priority=priority,
+    )
 
 
 def _keep_what_was_asked_for(to_sampling_params):
@@ -103,13 +127,17 @@ def _keep_what_was_asked_for(to_sampling_params):
 
 def _without_canvas(extract_prompt_len):
     def wrapper(self, prompt):
+        from vllm_infogain.admission import check_room, refusing
         from vllm_infogain.plugin import is_active
 
         engine = getattr(self, "engine_client", None)
         ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
         if ids and engine is not None and is_active(engine.vllm_config):
             mask_id = self.model_config.hf_config.mask_token_id
-            return list(ids).index(mask_id) if mask_id in ids else len(ids)
+            length = list(ids).index(mask_id) if mask_id in ids else len(ids)
+            with refusing():
+                check_room(length, self.model_config.max_model_len)
+            return length
         return extract_prompt_len(self, prompt)
 
     return wrapper

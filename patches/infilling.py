@@ -1,11 +1,16 @@
 """Masks in a prompt's text, in a chat's last message, and OpenAI's `suffix`: all become mask tokens of the prompt.
+And no special token comes twice.
 
 Why: vLLM renders text to token ids before anyone else sees it. How a mask is written, and that a tokenizer must append
-    nothing to a text whose end is the canvas's, is known only there; and for `suffix` it asks its renderer.
+    nothing to a text whose end is the canvas's, is known only there; and for `suffix` it asks its renderer. A chat that
+    was templated to text holds the special tokens that a tokenizer adds; `/v1/responses` tokenizes its own so.
 How: wrap
       - `BaseRenderer._tokenize_singleton_prompt` and its async twin: token ids with masks are not truncated.
       - `BaseRenderer._tokenize_prompt`: `<|mask|>` and `<|mask:12|>` become the model's mask token, once or twelve
-        times, and what the tokenizer appends behind the text is left off.
+        times, and what the tokenizer appends behind the text is left off. A text that begins as the tokenizer would
+        begin it is taken as it is; to one that holds what it would append, that is not appended.
+        What is almost such a mask is refused.
+      - `ResponsesRequest.build_tok_params`: the template adds the special tokens, as for `/v1/chat/completions`.
       - `HfRenderer.render_messages` and its async twin: a last message of the assistant with masks is continued, as by
         `continue_final_message`. Masks anywhere else in a chat are refused: the template's text follows them.
       - `BaseRenderer.render_completion_suffix`: prompt, one mask, suffix.
@@ -14,6 +19,7 @@ Upstream: none.
 Remove when: vLLM renders infilling requests of diffusion models.
 """
 
+import logging
 from dataclasses import replace
 
 from vllm_infogain.patches import wrap_once
@@ -24,7 +30,8 @@ def apply() -> None:
 
     for seam in ("_tokenize_singleton_prompt", "_tokenize_singleton_prompt_async"):
         wrap_once(compat.BaseRenderer, seam, _truncate_no_canvas)
-    wrap_once(compat.BaseRenderer, "_tokenize_prompt", _tokenize_with_masks)
+    wrap_once(compat.BaseRenderer, "_tokenize_prompt", _tokenize)
+    wrap_once(compat.ResponsesRequest, "build_tok_params", _leave_special_tokens_to_the_template)
     wrap_once(compat.BaseRenderer, "render_completion_suffix", _suffix_behind_a_mask)
     wrap_once(compat.HfRenderer, "render_messages", _continue_last_message)
     wrap_once(compat.HfRenderer, "render_messages_async", _continue_last_message_async)
@@ -44,28 +51,42 @@ def _truncate_no_canvas(tokenize):
     return wrapper
 
 
-def _tokenize_with_masks(tokenize_prompt):
+def _tokenize(tokenize_prompt):
     def wrapper(self, prompt, params):
         from vllm_infogain import marks
-        from vllm_infogain.admission import refusing
 
         mask_text = _mask_text(self)
-        if mask_text is None or not marks.has_masks(prompt["prompt"], mask_text):
+        if mask_text is None:
             return tokenize_prompt(self, prompt, params)
-        with refusing():
-            marks.check_whole(params.truncate_prompt_tokens)
-            text = marks.expand_marks(prompt["prompt"], mask_text, self.model_config.max_model_len)
-            appended = _appended_tokens(self, mask_text, params.add_special_tokens)
-            # Without a limit: vLLM's tokenizers stop at one, and the check of the length, which follows, would not see
-            # a text that is too long once what was appended is left off.
-            tokens = tokenize_prompt(self, {**prompt, "prompt": text}, replace(params, max_total_tokens=None))
-            for name in ("prompt_token_ids", "prompt_token_offsets"):
-                if name in tokens:
-                    tokens[name] = tokens[name][: len(tokens[name]) - appended]
-            tokenizer = self.get_tokenizer()
-            if tokenizer.unk_token_id != tokenizer.eos_token_id:  # where they are one, nothing is unknown
-                marks.check_spelt(tokens["prompt_token_ids"], _mask_id(self), tokenizer.unk_token_id)
-            return tokens
+        _check_typed(self, prompt["prompt"], mask_text)
+        before, behind = _added_tokens(self, params)
+        if before and prompt["prompt"].startswith(_spelt(self, before)):
+            params, behind = replace(params, add_special_tokens=False), []
+        with_masks = marks.has_masks(prompt["prompt"], mask_text)
+        if with_masks:
+            prompt = _expanded(self, prompt, params, mask_text)
+        elif not behind or _spelt(self, behind) not in prompt["prompt"]:
+            return tokenize_prompt(self, prompt, params)
+        # Without a limit: vLLM's tokenizers stop at one, and the check of the length, which follows, would not see a
+        # text that is too long once what was appended is left off.
+        tokens = tokenize_prompt(self, prompt, replace(params, max_total_tokens=None))
+        for name in ("prompt_token_ids", "prompt_token_offsets"):
+            if name in tokens:
+                tokens[name] = tokens[name][: len(tokens[name]) - len(behind)]
+        if with_masks:
+            _check_masks_spelt(self, tokens["prompt_token_ids"])
+        return tokens
+
+    return wrapper
+
+
+def _leave_special_tokens_to_the_template(build_tok_params):
+    def wrapper(self, model_config):
+        from vllm_infogain.model_executors import EXECUTORS
+
+        params = build_tok_params(self, model_config)
+        is_ours = not set(EXECUTORS).isdisjoint(model_config.architectures)
+        return replace(params, add_special_tokens=False) if is_ours else params
 
     return wrapper
 
@@ -123,14 +144,55 @@ def _mask_id(renderer) -> int:
     return renderer.model_config.hf_config.mask_token_id
 
 
-def _appended_tokens(renderer, mask_text: str, add_special_tokens: bool) -> int:
-    """How many tokens the tokenizer appends to a text."""
+def _added_tokens(renderer, params) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and behind a text."""
+    if not params.add_special_tokens:
+        return [], []
+    tokenizer = renderer.get_tokenizer()
+    bare, ids = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    first = next(start for start in range(len(ids)) if ids[start : start + len(bare)] == bare)
+    return ids[:first], ids[first + len(bare) :]
+
+
+def _spelt(renderer, ids: list[int]) -> str:
+    return "".join(renderer.tokenizer.convert_ids_to_tokens(ids))
+
+
+def _expanded(renderer, prompt, params, mask_text: str):
+    """A prompt whose text has the model's mask token for marks."""
+    from vllm_infogain import marks
+    from vllm_infogain.admission import refusing
     from vllm_infogain.values import ParameterError
 
-    ids = renderer.get_tokenizer()(mask_text, add_special_tokens=add_special_tokens)["input_ids"]
-    if _mask_id(renderer) not in ids:
-        raise ParameterError("prompt", "masks in text", "this model's tokenizer has no mask token; give token ids")
-    return len(ids) - 1 - ids.index(_mask_id(renderer))
+    with refusing():
+        marks.check_whole(params.truncate_prompt_tokens)
+        if _mask_id(renderer) not in renderer.get_tokenizer()(mask_text)["input_ids"]:
+            remedy = "this model's tokenizer has no mask token; give token ids"
+            raise ParameterError("prompt", "masks in text", remedy)
+        return prompt | {"prompt": marks.expand_marks(prompt["prompt"], mask_text, renderer.model_config.max_model_len)}
+
+
+def _check_typed(renderer, text: str, mask_text: str) -> None:
+    from vllm_infogain import marks
+    from vllm_infogain.admission import refusing
+    from vllm_infogain.values import ParameterError
+
+    with refusing():
+        if not text:
+            raise ParameterError("prompt", text, "give at least one character")
+        other = marks.check_typed(text, mask_text, lambda token: token in renderer.get_tokenizer().get_added_vocab())
+    if other:
+        logging.getLogger("vllm.infogain").warning("%s in a prompt is text; masks are <|mask|> and <|mask:N|>", other)
+
+
+def _check_masks_spelt(renderer, ids: list[int]) -> None:
+    from vllm_infogain import marks
+    from vllm_infogain.admission import refusing
+
+    tokenizer = renderer.get_tokenizer()
+    if tokenizer.unk_token_id != tokenizer.eos_token_id:  # where they are one, nothing is unknown
+        with refusing():
+            marks.check_spelt(ids, _mask_id(renderer), tokenizer.unk_token_id)
 
 
 def _last_of_assistant(messages):

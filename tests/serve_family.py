@@ -26,7 +26,8 @@ FAMILIES = {
     "llada_moe": write_llada_moe,
     "llada2_moe": write_llada2,
 }
-SAMPLERS = ("info_gain", "entropy")
+KNOBS = {"info_gain": {"sampler": "info_gain", "bypass_threshold": 1}, "entropy": {"sampler": "entropy"}}
+SAMPLERS = tuple(KNOBS)
 
 
 def ask(family: str, workers: int = 1, ray: bool = False) -> dict[str, tuple[str, dict]]:
@@ -46,7 +47,7 @@ def ask(family: str, workers: int = 1, ray: bool = False) -> dict[str, tuple[str
         choices = {
             sampler: client.completions.create(
                 model=family, prompt="3*7=", max_tokens=16, temperature=0,
-                extra_body={"ignore_eos": True, "vllm_xargs": {"sampler": sampler, "bypass_threshold": 1}},
+                extra_body={"ignore_eos": True, "vllm_xargs": KNOBS[sampler]},
             ).choices[0]
             for sampler in SAMPLERS
         }  # fmt: skip

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import httpx
 import psutil
 from clients import ask, ask_streamed, client, wait_until_idle
+from knobs import fitting
 from server import Server, start
 from traffic import Call, plain_call
 
@@ -50,7 +51,7 @@ def short_call(rng: random.Random) -> Call:
     call = plain_call(rng)
     knobs = call.body["vllm_xargs"] | {"tokens_per_step": 4, "num_candidates": 3}
     knobs |= {"block_length": 0, "schedule": "fixed", "num_generations": 2, "beam_width": 2}
-    return Call(call.path, call.body | {"max_tokens": rng.randint(1, 8), "n": 1, "vllm_xargs": knobs})
+    return Call(call.path, call.body | {"max_tokens": rng.randint(1, 8), "n": 1, "vllm_xargs": fitting(knobs)})
 
 
 async def serve_all(url: str, calls: list[Call]) -> None:

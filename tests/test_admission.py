@@ -153,6 +153,7 @@ def test_a_budget_below_one_sequence_fails_the_start(served):
     ("fields", "prompt", "options", "message"),
     [
         ({}, [5], {"requested_canvas": 40}, "this server's limit is 16"),
+        ({}, [5] * 128, {}, "prompt='128 tokens': leaves no room for a canvas in the model length of 128"),
         ({}, [5] * 120, {}, "max_tokens=16: prompt .120 tokens. .* at most 8"),
         ({}, [], {}, "prompt="),
         ({}, [5, 999999], {}, "outside the vocabulary"),

@@ -6,6 +6,7 @@ import pytest
 from checkpoints import write_sdar
 from engines import Engine, Job, assert_matches_oracle, assert_preemptions_change_nothing, running
 from jobs import BLOCK_CAUSAL, PREFIX
+from knobs import fitting
 
 import vllm_infogain
 from vllm_infogain.params import SAMPLERS
@@ -31,7 +32,7 @@ def engine(checkpoint):
 def test_every_sampler_equals_the_oracle_for_prompts_of_any_length(engine: Engine, sampler: str):
     for length in (1, 4, 6, 33):  # shorter than a block, one block, a block and a tail, beyond a page
         for tokens_per_step in (1, 3):
-            knobs = {"sampler": sampler, "tokens_per_step": tokens_per_step, "num_candidates": 4}
+            knobs = fitting({"sampler": sampler, "tokens_per_step": tokens_per_step, "num_candidates": 4})
             job = Job("x" * length, knobs, max_tokens=11)
             assert_matches_oracle(engine, job, engine.run([job])[0])
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from engines import Engine, Job, assert_matches_oracle, assert_preemptions_change_nothing, running
 from jobs import CACHED
+from knobs import fitting
 
 import vllm_infogain
 from vllm_infogain.params import SAMPLERS
@@ -22,7 +23,7 @@ def engine(checkpoint):
 def test_every_sampler_equals_the_plain_approximation(engine: Engine, sampler: str, cache: str):
     for block_length, refresh, tokens_per_step in ((4, 0, 1), (16, 3, 2), (0, 2, 1), (32, 1, 3)):
         knobs = {"sampler": sampler, "cache": cache, "block_length": block_length, "cache_refresh": refresh}
-        job = Job("a cached prompt", knobs | {"tokens_per_step": tokens_per_step, "num_candidates": 4}, 40)
+        job = Job("a cached prompt", fitting(knobs | {"tokens_per_step": tokens_per_step, "num_candidates": 4}), 40)
         assert_matches_oracle(engine, job, engine.run([job])[0])
 
 

@@ -7,6 +7,7 @@ import random
 
 import pytest
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, running
+from knobs import fitting
 
 import vllm_infogain
 from vllm_infogain.embedded.tokenizer import EOS, VOCAB, encode
@@ -39,7 +40,7 @@ def text_of(output) -> list[int]:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("cache", CACHES)
 def test_infilling_equals_the_oracle_and_keeps_what_stood_there(engine: Engine, sampler: str, cache: dict):
-    knobs = {"sampler": sampler, "tokens_per_step": 2, "bypass_threshold": 0.5, **cache}
+    knobs = fitting({"sampler": sampler, "tokens_per_step": 2, "bypass_threshold": 0.5, **cache})
     job = infilling("before", knobs, fields={"logprobs": 2})
     (output,) = engine.run([job])
     assert_matches_oracle(engine, job, output)
@@ -138,8 +139,11 @@ def test_constrained_requests_do_not_touch_the_others_in_their_batch(engine: Eng
 
 
 def test_pinned_canvases_survive_preemption_with_kept_states(engine: Engine):
-    jobs = [infilling(f"preempt {index}", {"sampler": sampler, "cache": "dual", "beam_width": 2, "num_candidates": 3})
-            for index, sampler in enumerate(["info_gain", "beam", "best_of_n", "entropy"])]  # fmt: skip
+    shared = {"cache": "dual", "beam_width": 2, "num_candidates": 3}
+    jobs = [
+        infilling(f"preempt {index}", fitting(shared | {"sampler": sampler}))
+        for index, sampler in enumerate(["info_gain", "beam", "best_of_n", "entropy"])
+    ]
     outputs = engine.drive(jobs, lambda step: engine.preempt() if step % 2 else None)
     for job, output in zip(jobs, outputs, strict=True):
         assert_matches_oracle(engine, job, output)
@@ -170,10 +174,13 @@ EXTREMES = {
 def test_no_extreme_of_a_knob_harms_the_engine(engine: Engine):
     jobs = []
     for index, (name, values) in enumerate(EXTREMES.items()):
-        for value, sampler in itertools.product(values, ("info_gain", "beam", "pc", "factor")):
+        for value, sampler in itertools.product(values, ("info_gain", "beam", "pc", "factor", "klass", "eb")):
             knobs = {"tokens_per_step": 2, "block_length": 8, "sampler": sampler, name: value}
             if name == "steps":
                 knobs["schedule"] = ("dream", "cosine")[index % 2]
+            if name == "cache_refresh":
+                knobs["cache"] = "prefix"
+            knobs = fitting(knobs)
             jobs.append(Job(f"{name}", knobs, 10, 1.0, index, ignore_eos=False, fields={"logprobs": 1}))
     for job, output in zip(jobs, engine.run(jobs), strict=True):
         figures = vllm_infogain.report(output)

@@ -7,6 +7,7 @@ import torch
 from checkpoints import write_dream
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, assert_preemptions_change_nothing, running
 from jobs import CACHED
+from knobs import fitting
 
 import vllm_infogain
 from vllm_infogain.engine import runner
@@ -33,7 +34,7 @@ def tokens(engine: Engine, job: Job) -> list[int]:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_equals_the_oracle_in_exact_mode(engine: Engine, sampler: str):
-    knobs = {"sampler": sampler, "tokens_per_step": 2, "block_length": 8, "num_candidates": 4}
+    knobs = fitting({"sampler": sampler, "tokens_per_step": 2, "block_length": 8, "num_candidates": 4})
     job = Job("an exact prompt", knobs, 20)
     assert_matches_oracle(engine, job, engine.run([job])[0])
 
@@ -47,7 +48,8 @@ def test_cached_modes_equal_the_plain_approximation(
         "cache": cache, "block_length": block_length, "cache_refresh": refresh, "tokens_per_step": tokens_per_step,
         "bypass_threshold": 1.0, "num_candidates": 4,
     }  # fmt: skip
-    jobs = [Job("a cached prompt", knobs | {"sampler": sampler}, 40) for sampler in ("info_gain", "entropy", "beam")]
+    samplers = ("info_gain", "entropy", "beam")
+    jobs = [Job("a cached prompt", fitting(knobs | {"sampler": sampler}), 40) for sampler in samplers]
     for job, output in zip(jobs, engine.run(jobs), strict=True):
         assert_matches_oracle(engine, job, output)
 

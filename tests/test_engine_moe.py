@@ -7,6 +7,7 @@ import pytest
 import torch
 from checkpoints_moe import write_llada2, write_llada_moe, write_sdar_moe
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, running
+from knobs import fitting
 from transformers import AutoConfig
 
 import vllm_infogain
@@ -63,7 +64,7 @@ def test_logits_of_every_forward_equal_the_plain_models(engine: Engine, monkeypa
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_equals_the_oracle(engine: Engine, sampler: str):
     jobs = [
-        Job("x" * length, {"sampler": sampler, "tokens_per_step": tokens, "num_candidates": 4}, max_tokens=13)
+        Job("x" * length, fitting({"sampler": sampler, "tokens_per_step": tokens, "num_candidates": 4}), max_tokens=13)
         for length, tokens in ((1, 1), (6, 3), (33, 1))
     ]
     for job, output in zip(jobs, engine.run(jobs), strict=True):

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 from checkpoints import write_llada
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, running
+from knobs import fitting
 
 from vllm_infogain.embedded.tokenizer import EOS, VOCAB, encode
 from vllm_infogain.params import ADAPTIVE_SAMPLERS, SAMPLERS
@@ -71,7 +72,7 @@ def test_every_sampler_writes_only_what_matches_and_equals_the_oracle(engine: En
     samplers = [sampler for sampler in SAMPLERS if sampler not in ADAPTIVE_SAMPLERS]
     jobs = []
     for index, sampler in enumerate(samplers):
-        knobs = {"sampler": sampler, "block_length": (0, 4)[index % 2], "num_candidates": 4}
+        knobs = fitting({"sampler": sampler, "block_length": (0, 4)[index % 2], "num_candidates": 4})
         more = {"temperature": temperature, "seed": index, "ignore_eos": index % 3 == 0}
         jobs.append(structured(kind, value, f"{kind} {index}", knobs, length, **more))
     for job, output in zip(jobs, engine.run(jobs), strict=True):

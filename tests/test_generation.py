@@ -11,6 +11,7 @@ import pytest
 import torch
 from checkpoints import write_dream, write_llada, write_sdar
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, running
+from knobs import fitting
 
 import vllm_infogain
 
@@ -151,7 +152,8 @@ def test_dream(engine: Engine, algorithm: str, sampler: str, length: int, steps:
 def test_dreams_schedule_serves_every_sampler(engine: Engine, sampler: str, cache: str):
     knobs = {"sampler": sampler, "schedule": "dream", "steps": 30, "num_candidates": 4, "bypass_threshold": 1.0}
     for block_length in (0, 8):
-        job = Job("a prompt", knobs | {"cache": cache, "cache_refresh": 2, "block_length": block_length}, 20)
+        more = {"cache": cache, "cache_refresh": 2, "block_length": block_length}
+        job = Job("a prompt", fitting(knobs | more), 20)
         assert_matches_oracle(engine, job, engine.run([job])[0])
 
 

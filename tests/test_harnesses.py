@@ -15,7 +15,7 @@ from server import serve
 from waiting import PATIENCE
 
 import vllm_infogain
-from vllm_infogain.embedded import model_path
+from vllm_infogain.embedded import SERVED_NAME, model_path
 from vllm_infogain.plugin import embedded_args
 
 pytestmark = pytest.mark.engine
@@ -57,16 +57,28 @@ def test_lm_evals_completions_back_end_completes_a_task_as_the_readme_says(url: 
     assert_all_solved(tmp_path / "out")
 
 
-def test_lm_evals_vllm_back_end_completes_a_task(tmp_path):
-    engine = vllm_infogain.engine_args() | embedded_args()
-    del engine["model"], engine["served_model_name"]
+def test_lm_evals_completions_back_end_sends_templated_chats(url: str, tmp_path):
+    # Token ids: lm-eval sends a chat as text to chat endpoints only.
+    model_args = {"model": SERVED_NAME, "base_url": f"{url}/v1/completions", "num_concurrent": 4, "max_length": 64}
     words = [
-        "lm_eval", "--model", "vllm", "--model_args", json.dumps({"pretrained": str(model_path())} | engine),
-        "--gen_kwargs", json.dumps({"extra_args": {"sampler": "info_gain"}}), "--include_path", ".", "--tasks",
-        "multiplication", "--output_path", str(tmp_path / "out"), "--batch_size", "auto",
+        "lm_eval", "--model", "local-completions", "--model_args",
+        json.dumps(model_args | {"tokenizer": str(model_path())}), "--gen_kwargs",
+        json.dumps({"vllm_xargs": {"sampler": "info_gain"}}), "--include_path", ".", "--tasks", "multiplication",
+        "--output_path", str(tmp_path / "out"), "--batch_size", "auto", "--apply_chat_template",
     ]  # fmt: skip
     run(f"cd {TASKS}; {shlex.join(words)}", tmp_path)
     assert_all_solved(tmp_path / "out")
+
+
+def test_lm_evals_vllm_back_end_completes_a_task_and_the_same_as_templated_chats(tmp_path):
+    engine = vllm_infogain.engine_args() | embedded_args()
+    del engine["model"], engine["served_model_name"]
+    model_args = {"pretrained": str(model_path()), "batch_size": "auto"} | engine
+    words = [sys.executable, str(Path(__file__).parent / "evaluate_twice.py"), json.dumps(model_args)]
+    printed = run(f"cd {TASKS}; {shlex.join(words)}", tmp_path)
+    plain, templated = json.loads(printed.splitlines()[-1])
+    assert plain == templated
+    assert [sample["exact_match"] for sample in plain] == [1.0] * QUESTIONS
 
 
 def test_vllms_own_serving_benchmark_has_no_failed_request_as_the_readme_says(url: str, tmp_path):

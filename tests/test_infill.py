@@ -1,6 +1,7 @@
 """Infilling from the user's words to the parameter record: marks in text, masks among token ids, checks, rendering."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from checkpoints import write_llada
@@ -16,9 +17,9 @@ from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm_infogain import ParameterError
 from vllm_infogain.admission import check_request, check_server_limit, given_canvas
 from vllm_infogain.embedded.tokenizer import ANSWER, BOS, EOS, MASK, VOCAB, encode
-from vllm_infogain.engine.compat import VLLMValidationError
+from vllm_infogain.engine.compat import ResponsesRequest, VLLMValidationError
 from vllm_infogain.infill import GAP, Gap, check_infill, cut_prompt, initial_canvas, with_canvas
-from vllm_infogain.marks import expand_marks
+from vllm_infogain.marks import check_typed, expand_marks
 from vllm_infogain.params import parse_params
 
 M = VOCAB[MASK]
@@ -47,6 +48,20 @@ def test_a_mark_that_says_no_number_of_masks_is_refused_by_its_text(mark):
     with pytest.raises(ParameterError) as refusal:
         expand_marks(f"a<|mask|>{mark}", OWN, 32)
     assert repr(mark) in str(refusal.value)
+
+
+def test_what_is_almost_a_mask_is_refused_unless_it_is_a_token():
+    for mistyped in ("<|mask7|>", "<|MASK|>", "<|mask 7|>", "<|masks:2|>", "<|the_mask|>"):
+        with pytest.raises(ParameterError, match="no mask; give"):
+            check_typed(f"a{mistyped}b", OWN, {"<|mask_start|>"}.__contains__)
+    for text in (f"<|mask|>{OWN}<|mask:2|>", "<|mask_start|>", "a mask", "<|x|>mask<|y|>"):
+        assert check_typed(text, OWN, {"<|mask_start|>"}.__contains__) is None
+
+
+@pytest.mark.parametrize("other", ["[MASK]", "<mask>", "[mask:7]"])
+def test_masks_of_other_models_are_text_and_noticed(other):
+    assert check_typed(f"what does {other} mean?", OWN, bool) == other
+    assert check_typed(f"a{other}", other, bool) is None, "it is this model's"
 
 
 def test_all_marks_together_are_at_most_the_models_length():
@@ -278,6 +293,43 @@ def test_nothing_is_appended_to_a_text_with_masks(renderer):
     ]  # fmt: skip
 
 
+def test_no_special_token_comes_twice(renderer):
+    templated = [VOCAB[BOS], *encode("a"), VOCAB[ANSWER]]
+    assert rendered(renderer, f"{BOS}a{ANSWER}") == templated == chat(renderer, ("user", "a"))
+    assert rendered(renderer, f"a{ANSWER}") == templated
+    assert rendered(renderer, f"a{ANSWER}b") == [*templated, *encode("b")]
+    assert rendered(renderer, f"{BOS}a{ANSWER}b<|mask|>") == [*templated, *encode("b"), M]
+    assert rendered(renderer, f"{BOS}a") == templated[:-1], "who writes special tokens writes all of them"
+
+
+def test_a_response_leaves_special_tokens_to_the_template_as_a_chat_does(renderer):
+    asked = ResponsesRequest(input="a").build_tok_params(renderer.model_config)
+    assert not asked.add_special_tokens
+    other = SimpleNamespace(max_model_len=64, architectures=["LlamaForCausalLM"])
+    assert ResponsesRequest(input="a").build_tok_params(other).add_special_tokens
+
+
+def test_a_text_with_special_tokens_is_not_cut_to_the_models_length(renderer):
+    length = renderer.model_config.max_model_len
+    for begin in (BOS, ""):
+        assert len(rendered(renderer, begin + "a" * (length - 2) + ANSWER)) == length
+        with pytest.raises(VLLMValidationError, match="maximum context length"):
+            rendered(renderer, begin + "a" * (length - 1) + ANSWER)
+
+
+@pytest.mark.parametrize("text", ["a<|mask7|>b", "<|MASKS|>"])
+def test_what_is_almost_a_mask_is_refused_by_its_text(renderer, text):
+    with pytest.raises(ValueError, match=r"no mask; give <\|mask\|>"):
+        rendered(renderer, text)
+
+
+def test_a_mask_of_other_models_is_served_as_text_with_a_warning(renderer, caplog):
+    text = "what is [MASK]?"
+    with caplog.at_level("WARNING", "vllm.infogain"):
+        assert rendered(renderer, text) == [VOCAB[BOS], *encode(text), VOCAB[ANSWER]]
+    assert "[MASK] in a prompt is text" in caplog.text
+
+
 def test_the_models_own_mask_token_in_the_text_is_a_mask_too(renderer):
     own = renderer.tokenizer.convert_ids_to_tokens(M)
     assert rendered(renderer, f"a{own}b", add_special_tokens=False) == [*encode("a"), M, *encode("b")]
@@ -405,6 +457,19 @@ def test_all_samples_of_a_prompt_get_its_canvas(llm):
 def test_a_chat_is_completed_in_place_without_being_told_to(llm):
     messages = [{"role": "user", "content": "multiply 6*7"}, {"role": "assistant", "content": "6*7=<|mask:7|>"}]
     assert texts(llm.chat(messages, SamplingParams(temperature=0), use_tqdm=False)) == ["0101010"]
+
+
+@pytest.mark.engine
+def test_a_templated_text_is_generated_from_as_its_chat(llm):
+    params = SamplingParams(temperature=0, max_tokens=12)
+    messages = [{"role": "user", "content": "multiply 3*3"}]
+    text = llm.get_tokenizer().apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    outputs = [
+        *llm.generate([text, "multiply 3*3"], params, use_tqdm=False),
+        *llm.chat(messages, params, use_tqdm=False),
+    ]
+    assert texts(outputs) == ["3*3=0001001"] * 3
+    assert len({tuple(output.prompt_token_ids) for output in outputs}) == 1
 
 
 @pytest.mark.engine

@@ -4,6 +4,7 @@ import random
 
 import openai
 import pytest
+from knobs import fitting
 from server import assert_refused, is_healthy, serve
 from waiting import PATIENCE
 
@@ -133,6 +134,14 @@ def test_a_last_message_of_the_assistant_is_completed_in_place(client, parts):
 def test_a_chat_over_the_responses_endpoint_is_completed_in_place_too(client):
     response = client.responses.create(model=SERVED_NAME, input=[QUESTION, answer("6*7=<|mask:7|>")], temperature=0)
     assert response.output_text == "0101010"
+
+
+def test_a_chat_over_the_responses_endpoint_is_the_same_prompt(client):
+    question = {"role": "user", "content": "multiply 3*3"}
+    response = client.responses.create(model=SERVED_NAME, input="multiply 3*3", temperature=0, max_output_tokens=12)
+    completed = client.chat.completions.create(**chat(question, max_tokens=12))
+    assert response.output_text == completed.choices[0].message.content == "3*3=0001001"
+    assert response.usage.input_tokens == completed.usage.prompt_tokens == 14
 
 
 def test_a_chats_canvas_is_streamed(client):
@@ -273,6 +282,7 @@ def random_request(rng: random.Random) -> tuple[dict, list[int]]:
         "cache": rng.choice(("none", "prefix", "dual")),
         "num_candidates": rng.randint(1, 6),
     }
+    knobs = fitting(knobs)
     body = {"temperature": rng.choice((0.0, 0.7, 2.0)), "seed": rng.randrange(99), "return_token_ids": True}
     if rng.random() < 0.5:
         return completion([*prompt, M, *canvas], _knobs=knobs, **body), [M, *canvas]

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from vllm_infogain.constraints import Constraints
-from vllm_infogain.params import PARSERS, DecodingParams, parse_knobs, parse_params
+from vllm_infogain.params import PARSERS, READERS, SAMPLERS, DecodingParams, parse_knobs, parse_params
 from vllm_infogain.values import ParameterError
 
 
@@ -93,7 +93,50 @@ def test_a_bad_value_is_refused_by_name(name, value):
 def test_a_beam_of_too_many_sequences_is_refused():
     with pytest.raises(ParameterError, match="beam_width=32: num_candidates x beam_width must be at most 256"):
         parse({"sampler": "beam", "beam_width": 32, "num_candidates": 16})
-    assert parse({"beam_width": 32, "num_candidates": 16}).most_sequences == 16, "without a beam its width is idle"
+    assert parse({"num_candidates": 16}, {"beam_width": 32}).most_sequences == 16, "without a beam its width is idle"
+
+
+OTHER = {  # a value of each sampler's own parameters that is not the default
+    "num_candidates": 2, "position_score": "entropy", "bypass_threshold": 0.5, "bypass_mode": "only",
+    "state_uncertainty": "sum", "uncertainty_scope": "sequence", "cost_weight": 0.5, "prune": True, "beam_width": 2,
+    "num_generations": 2, "klass_epsilon": 0.1, "pc_lambda": 1, "pc_alpha": 1, "entropy_bound": 1, "threshold": 0.5,
+    "factor": 2,
+}  # fmt: skip
+
+
+def test_every_parameter_of_some_samplers_only_is_known_here():
+    assert {name for name, readers in READERS.items() if readers != set(SAMPLERS)} == set(OTHER)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", OTHER)
+def test_a_parameter_is_refused_where_its_sampler_has_no_use_for_it(sampler, name):
+    given, never = {"sampler": sampler, name: OTHER[name]}, {"bypass_threshold": 1}
+    if sampler in READERS[name]:
+        assert getattr(parse(given, never), name) == OTHER[name]
+        return
+    with pytest.raises(ParameterError, match=f"^{name}=.*sampler='{sampler}' has no use for it; leave it out"):
+        parse(given)
+    plain = getattr(DecodingParams(), name)
+    assert getattr(parse({"sampler": sampler, name: plain}), name) == plain, "who gives the default asks for nothing"
+    others = never | {name: OTHER[name]}
+    assert parse({"sampler": sampler}, others).sampler == sampler, "the server's defaults are for all"
+    assert parse(given, others).sampler == sampler, "nor does who repeats the server's default"
+
+
+@pytest.mark.parametrize(
+    ("given", "defaults", "name"),
+    [
+        ({"steps": 4}, {}, "steps"),
+        ({"steps": 4, "schedule": "fixed"}, {"schedule": "linear", "steps": 9}, "steps"),
+        ({"tokens_per_step": 2, "schedule": "linear", "steps": 4}, {}, "tokens_per_step"),
+        ({"cache_refresh": 2}, {}, "cache_refresh"),
+    ],
+)
+def test_a_parameter_that_another_one_makes_idle_is_refused(given, defaults, name):
+    with pytest.raises(ParameterError, match=f"^{name}="):
+        parse(given, defaults)
+    parse({other: value for other, value in given.items() if other != name}, defaults)
 
 
 def test_every_parameter_has_a_bad_value_in_this_file():

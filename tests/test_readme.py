@@ -20,7 +20,7 @@ from waiting import PATIENCE
 from vllm_infogain.embedded import model_path
 from vllm_infogain.embedded.tasks import Problem, check
 from vllm_infogain.embedded.tokenizer import VOCAB
-from vllm_infogain.params import PARSERS, SAMPLERS
+from vllm_infogain.params import LOOKAHEAD_SAMPLERS, PARSERS, READERS, SAMPLERS
 from vllm_infogain.sampling.frequencies import load_log_frequencies
 
 PUZZLE = Problem("sudoku", "sudoku\n..4.\n.1.2\n1...\n....", "")
@@ -123,6 +123,17 @@ def test_the_frequency_command_runs_as_printed(tmp_path, monkeypatch):
     runpy.run_module(module, run_name="__main__")  # in this process, which has imported transformers already
     table = np.exp(load_log_frequencies(tmp_path / "counts.json", len(VOCAB)))
     assert table[VOCAB["1"]] == pytest.approx(1 / (7 + 0.5 * (len(VOCAB) - 7)))
+
+
+def test_the_readme_says_which_samplers_a_parameter_is_of():
+    table = README.split("## Parameters")[1].split("\n| sampler |")[0]
+    rows = re.findall(r"^\| (`.*?) \|.*?\|.*?\| (.*?) \|.*\|$", table, re.MULTILINE)
+    groups = {"all": SAMPLERS, "look-ahead": LOOKAHEAD_SAMPLERS}
+    said = {
+        name: frozenset(groups.get(of) or re.findall(r"`(\w+)`", of)) for names, of in rows
+        for name in re.findall(r"`(\w+)`", names)
+    }  # fmt: skip
+    assert said == READERS
 
 
 def test_every_parameter_and_sampler_is_in_the_readme():

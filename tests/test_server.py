@@ -4,8 +4,10 @@ import asyncio
 import json
 import re
 
+import httpx
 import openai
 import pytest
+from routes import BODIES, constrained
 from scrape import wait_for_running
 from server import MODEL_LENGTH, assert_refused, is_healthy, openai_client, serve, serve_tiny
 from waiting import PATIENCE
@@ -35,7 +37,7 @@ WHOLE_CANVAS = {"sampler": "ar", "tokens_per_step": 64, "block_length": 0}  # fe
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     defaults = '{"infogain": {"num_candidates": 4}}'
-    with serve_tiny(tmp_path_factory.mktemp("tiny"), "--additional-config", defaults) as address:
+    with serve_tiny(tmp_path_factory.mktemp("tiny"), "--additional-config", defaults, "--enable-scale-out") as address:
         yield address
 
 
@@ -115,6 +117,24 @@ def test_two_samples_of_a_seeded_request_differ_and_are_reproducible(client):
     one, two = (choice.text for choice in first.choices)
     assert one != two
     assert [choice.text for choice in again.choices] == [one, two]
+
+
+def test_samples_of_a_seed_are_not_those_of_the_next(client):
+    drawn = [
+        [choice.text for choice in client.completions.create(**request(body={"n": 3, "seed": seed})).choices]
+        for seed in (7, 8)
+    ]
+    assert len({*drawn[0], *drawn[1]}) == 6
+    assert [first for first, *_ in drawn] == [complete(client, body={"seed": seed}) for seed in (7, 8)]
+
+
+def test_samples_at_temperature_zero_differ_by_their_positions(client):
+    fields = request(24, body={"n": 4, "temperature": 0}, position_temperature=0.1, bypass_threshold=1)
+    first, again = ([choice.text for choice in client.completions.create(**fields).choices] for _ in range(2))
+    assert len(set(first)) > 1
+    assert first == again
+    chat = chat_request(24, body={"n": 4, "temperature": 0}, position_temperature=0.1, bypass_threshold=1)
+    assert [choice.message.content for choice in client.chat.completions.create(**chat).choices] == first
 
 
 def test_unseeded_requests_differ_and_temperature_zero_does_not(client):
@@ -280,6 +300,11 @@ BAD = {  # parameter that the message must name, arguments of the request
     "a block longer than the canvas": ("block_length", request(16, block_length=17)),
     "a canvas one too long": ("max_tokens", request(TOO_LONG, **WHOLE_CANVAS)),
     "an empty prompt": ("prompt", request(prompt="")),
+    "an empty prompt among others": ("prompt=''", request(prompt=["a", ""])),
+    "a prompt that leaves no room": ("leaves no room for a canvas", request(prompt="a" * (MODEL_LENGTH - 2))),
+    "samples that would be the same": ("n=4", request(body={"n": 4, "temperature": 0}, sampler="ar")),
+    "a width without a beam": ("beam_width", request(beam_width=2)),
+    "almost a mask": ("<|mask7|>", request(prompt="a<|mask7|>")),
     "a turn before others": ("priority", request(body={"priority": -1})),
     "more logprobs than the server gives": ("logprobs", request(body={"logprobs": 21})),
     "min_p above 1": ("min_p", request(body={"min_p": 1.5})),
@@ -298,6 +323,7 @@ BAD_CHAT = {
         "max_tokens",
         chat_request(body={"max_completion_tokens": TOO_LONG}, **WHOLE_CANVAS),
     ),
+    "a prompt that leaves no room": ("leaves no room for a canvas", chat_request(content="a" * (MODEL_LENGTH - 2))),
     "a mask in the user's message": ("messages", chat_request(content="1+<|mask|>=3")),
     "an unknown sampler": ("sampler", chat_request(sampler="best")),
     "echoed": ("prompt_logprobs", chat_request(body={"logprobs": True, "echo": True})),
@@ -347,6 +373,55 @@ def test_bad_requests_do_not_touch_a_good_one_running_beside_them(client, url):
     assert [type(error) for error in refused] == [openai.BadRequestError] * len(BAD)
     assert is_healthy(url)
     wait_for_running(url, 0)
+
+
+# Every route that takes decoding parameters.
+
+BOMB = "(a|b)*a(a|b){{90{:02}}}"  # takes more to compile than is served; each number makes another
+
+
+def post(url: str, path: str, body: dict) -> httpx.Response:
+    return httpx.post(url + path, json={"model": "tiny"} | body, timeout=120)
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_parameters_reach_every_route_in_their_place(url, path):
+    body = BODIES[path]
+    assert post(url, path, body).status_code == 200
+    if path == "/inference/v1/generate":
+        bad = body | {"sampling_params": body["sampling_params"] | {"extra_args": {"sampler": "x"}}}
+    else:
+        bad = body | {"vllm_xargs": {"sampler": "x"}}
+    answer = post(url, path, bad)
+    assert answer.status_code == 400, answer.text
+    assert "sampler='x'" in answer.json()["error"]["message"]
+
+
+def test_constraints_too_large_to_compile_are_refused_on_every_route_while_others_are_served(url):
+    asked = [(path, stream) for path in BODIES for stream in (False, True)]
+    asked.remove(("/v1/chat/completions/batch", True))
+
+    async def refused() -> int:
+        looks = 0
+        async with httpx.AsyncClient(base_url=url, timeout=120) as http, asyncio.TaskGroup() as group:
+            hostile = [
+                group.create_task(
+                    http.post(path, json={"model": "tiny", "stream": stream} | constrained(path, BOMB.format(index)))
+                )
+                for index, (path, stream) in enumerate(asked)
+            ]
+            while not all(task.done() for task in hostile):
+                assert (await http.get("/health")).status_code == 200
+                looks += 1
+        for (path, _), answer in zip(asked, (task.result() for task in hostile), strict=True):
+            assert answer.status_code == 400, (path, answer.text)
+            assert "structured_outputs." in answer.json()["error"]["message"]
+        return looks
+
+    # On the event loop each would let at most one look through, when it is done.
+    looks = asyncio.run(refused())
+    print(f"{looks} looks while {len(asked)} constraints were compiled")
+    assert looks > 3 * len(asked)
 
 
 # The embedded model.

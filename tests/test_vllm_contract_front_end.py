@@ -6,8 +6,10 @@ Each assertion says what breaks if the seam moves; what fails here is work for a
 import ast
 import dataclasses
 import inspect
+from types import SimpleNamespace
 from typing import Any
 
+import fastapi.routing
 import pytest
 from seams import attributes_read_by, attributes_set_by, calls_in, field_names, parameters
 from vllm.config import ObservabilityConfig
@@ -18,6 +20,7 @@ from vllm.outputs import CompletionOutput
 from vllm.plugins.endpoint_plugins.interface import EndpointPlugin
 from vllm.renderers import ChatParams, TokenizeParams
 from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.llm_engine import LLMEngine
 
 from vllm_infogain.admission import HONOURED, INTERNAL, NEUTRAL
 from vllm_infogain.engine import compat, metrics
@@ -126,6 +129,11 @@ def test_the_seams_of_infilling_are_where_they_were():
     for name in ("render_messages", "render_messages_async"):
         assert parameters(getattr(hf, name)) == ["self", "messages", "params"], "a last message is continued there"
     assert "chat_template_kwargs" in field_names(ChatParams), "continue_final_message is set in it"
+    assert parameters(compat.ResponsesRequest.build_tok_params) == ["self", "model_config"]
+    asked = inspect.unwrap(compat.ResponsesRequest.build_tok_params)(
+        compat.ResponsesRequest(input="a"), SimpleNamespace(max_model_len=64)
+    )
+    assert asked.add_special_tokens, "vLLM leaves them to the template by itself now: our wrap can go"
     needed = {"max_total_tokens", "truncate_prompt_tokens", "add_special_tokens"}
     assert needed <= field_names(TokenizeParams), "a text with masks is tokenized whole, and not truncated"
     assert parameters(compat.InputProcessor.process_inputs)[:4] == ["self", "request_id", "prompt", "params"], (
@@ -137,19 +145,20 @@ def test_the_seams_of_infilling_are_where_they_were():
     assert "suffix" in compat.CompletionRequest.model_fields, "a request that inserts is told by it"
 
 
-@pytest.mark.parametrize(
-    ("create", "request_type"),
-    [
-        (compat.OpenAIServingCompletion.create_completion, compat.CompletionRequest),
-        (compat.OpenAIServingChat.create_chat_completion, compat.ChatCompletionRequest),
-        (compat.OpenAIServingResponses.create_responses, compat.ResponsesRequest),
-    ],
-)
-def test_a_constraint_can_be_had_before_a_request_is_served(create, request_type):
-    assert inspect.iscoroutinefunction(inspect.unwrap(create)), "it is checked in a thread, which is awaited"
-    assert parameters(create)[:2] == ["self", "request"]
-    assert parameters(request_type.extract_structured_outputs) == ["self"]
-    assert request_type.model_config["extra"] == "allow", "names that vLLM no longer knows are refused by us"
+def test_the_server_builds_its_app_where_we_wrap_it():
+    assert "build_app" in calls_in(compat.api_server_entry.build_and_serve)
+    assert "dependant.call" in calls_in(fastapi.routing.run_endpoint_function), "an endpoint is called by this name"
+
+
+def test_samples_are_made_and_seeded_where_we_wrap():
+    assert parameters(compat.ParentRequest._get_child_sampling_params) == ["self", "index"]
+    assert "self._get_child_sampling_params" in calls_in(compat.ParentRequest.get_child_info)
+    assert parameters(compat.SamplingParams._verify_greedy_sampling) == ["self"]
+    assert "self._verify_greedy_sampling" in calls_in(compat.SamplingParams.__post_init__)
+    for engine in (compat.AsyncLLM.add_request, LLMEngine.add_request):
+        assert "ParentRequest" in calls_in(engine), (
+            "children are seeded there, after process_inputs marked their parent"
+        )
 
 
 @pytest.mark.parametrize("serving", [compat.OpenAIServingCompletion, compat.OpenAIServingChat])

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from knobs import fitting
+
 from vllm_infogain.embedded import SERVED_NAME
 from vllm_infogain.embedded.tokenizer import MASK, MAX_LENGTH, VOCAB
-from vllm_infogain.params import ADAPTIVE_SAMPLERS, LOOKAHEAD_SAMPLERS, POSITION_SCORES, SAMPLERS
+from vllm_infogain.params import ADAPTIVE_SAMPLERS, POSITION_SCORES, SAMPLERS
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 LONGEST_CANVAS = 32
@@ -78,7 +80,7 @@ def _structured_call(rng: random.Random) -> Call:
     knobs = {name: value for name, value in body["vllm_xargs"].items() if name not in ("schedule", "steps")}
     knobs |= {"tokens_per_step": 1, "sampler": rng.choice([name for name in SAMPLERS if name not in ADAPTIVE_SAMPLERS])}
     body |= {"structured_outputs": rng.choice(grammar), "max_tokens": rng.randint(5, 16)}
-    return Call(call.path, body | {"vllm_xargs": _fitting(knobs | {"block_length": 0})})
+    return Call(call.path, body | {"vllm_xargs": fitting(knobs | {"block_length": 0})})
 
 
 def _infilling_call(rng: random.Random) -> Call:
@@ -121,16 +123,7 @@ def _knobs(rng: random.Random, length: int) -> dict[str, Any]:
     if rng.random() < 0.25:
         blocks = -(-length // (knobs.get("block_length", 32) or length))  # each takes a step at least
         knobs |= {"schedule": rng.choice(("linear", "cosine", "maskgit", "dream")), "steps": blocks + rng.randint(0, 7)}
-    return _fitting(knobs)
-
-
-def _fitting(knobs: dict[str, Any]) -> dict[str, Any]:
-    """The knobs without what does not go together."""
-    if knobs["sampler"] == "beam" and knobs.get("bypass_mode") == "only":
-        knobs["bypass_threshold"] = 1
-    if knobs["sampler"] in LOOKAHEAD_SAMPLERS and knobs.get("cache") == "dual":
-        knobs.pop("uncertainty_scope", None)
-    return knobs
+    return fitting(knobs)
 
 
 Spoil = Callable[[dict[str, Any]], dict[str, Any]]
@@ -170,7 +163,8 @@ FAULTS: list[tuple[str, Spoil]] = [
     ("top_p", _field(top_p=1.5)), ("top_p", _field(top_p=0)), ("top_k", _field(top_k=-5)),
     ("max_tokens", _field(max_tokens=MAX_LENGTH)), ("max_tokens", _field(max_tokens=0)),
     ("max_tokens", _field(max_tokens=-3)), ("max_tokens", _field(max_tokens=1 << 40)), ("n", _field(n=0)),
-    ("n", _field(n=2, temperature=0)), ("min_p", _field(min_p=-0.2, temperature=1)), ("seed", _field(seed=0.5)),
+    ("n", _field(n=2, temperature=0, vllm_xargs={"sampler": "ar"})),
+    ("min_p", _field(min_p=-0.2, temperature=1)), ("seed", _field(seed=0.5)),
     ("presence_penalty", _field(presence_penalty=1)), ("frequency_penalty", _field(frequency_penalty=1)),
     ("repetition_penalty", _field(repetition_penalty=2)), ("min_tokens", _field(min_tokens=60)),
     ("logit_bias", _field(logit_bias={"9999": 1.0})), ("allowed_token_ids", _field(allowed_token_ids=[9999])),

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,10 @@ HONOURED = frozenset({
 # Fields that vLLM fills in by itself and that mean nothing here.
 INTERNAL = frozenset({"skip_clone", "output_text_buffer_length"})
 NEUTRAL = {"watermarking": (None, False)}
+_plain = SamplingParams()
+SAMPLING_DEFAULTS: dict[str, Any] = {
+    name: getattr(_plain, name) for name in SamplingParams.__struct_fields__ if not name.startswith("_")
+}
 
 
 class RequestError(VLLMValidationError, ValueError):
@@ -185,6 +188,7 @@ def check_request(
         plan_blocks(decoding, len(prompt or ()), mask_id)  # refuses fewer steps than blocks
         decoding.constraints.check(vocabulary, mask_id, decoding.stop_ids, stops_from(decoding, mask_id))
         check_structured_outputs(params, initial_canvas(decoding, mask_id), vllm_config)
+        _check_samples(params.n, decoding)
         _check_rows(params.n, decoding, len(prompt or ()), vllm_config)
         _check_kept_states(decoding, decoding.length(len(prompt or ())), vllm_config)
         _check_klass(decoding, vllm_config)
@@ -198,12 +202,23 @@ def check_request(
             raise ParameterError("priority", priority, "requests are served in the order they come; leave it out")
 
 
+def check_room(prompt_length: int, limit: int) -> None:
+    """Refuse a prompt that fills the model's length by itself."""
+    if prompt_length >= limit:
+        raise ParameterError(
+            "prompt",
+            f"{prompt_length} tokens",
+            f"leaves no room for a canvas in the model length of {limit}; shorten it",
+        )
+
+
 def _check_lengths(
     prompt: Sequence[int] | None, canvas: int, decoding: DecodingParams, vllm_config: VllmConfig
 ) -> None:
     limit, suffix = vllm_config.model_config.max_model_len, len(decoding.suffix_token_ids)
     if not prompt:
         raise ParameterError("prompt", prompt, "give at least one token, as text or token ids")
+    check_room(len(prompt), limit)
     if len(prompt) + canvas + suffix > limit:
         behind = f" + suffix ({suffix} tokens)" if suffix else ""
         raise ParameterError(
@@ -218,6 +233,14 @@ def _check_lengths(
         raise ParameterError(
             "prompt", [min(prompt), max(prompt)], f"outside the vocabulary; give token ids from 0 to {vocabulary - 1}"
         )
+
+
+def _check_samples(samples: int, params: DecodingParams) -> None:
+    if samples > 1 and params.temperature == 0 and params.tau_position == 0 and params.sampler != "uniform":
+        raise ParameterError(
+            "n", samples,
+            "at temperature 0 and position_temperature 0 all samples are the same; give one of them above 0",
+        )  # fmt: skip
 
 
 def _check_rows(samples: int, params: DecodingParams, prompt_length: int, vllm_config: VllmConfig) -> None:
@@ -269,7 +292,10 @@ def _check_klass(params: DecodingParams, vllm_config: VllmConfig) -> None:
 
 
 def _check_sampling_fields(params: SamplingParams) -> None:
-    for name, default in _sampling_defaults().items():
+    # A field that vLLM adds is refused until we honour it.
+    for name, default in SAMPLING_DEFAULTS.items():
+        if name in HONOURED or name in INTERNAL:
+            continue
         value = getattr(params, name)
         if value != default and value not in NEUTRAL.get(name, ()):
             raise ParameterError(
@@ -277,11 +303,3 @@ def _check_sampling_fields(params: SamplingParams) -> None:
                 "not supported with masked diffusion; leave it out, or if the request does not set it, the model's "
                 "generation config does: start the server with --generation-config vllm",
             )  # fmt: skip
-
-
-@cache
-def _sampling_defaults() -> dict[str, Any]:
-    """Fields that must keep their default. Read from vLLM, so that a field it adds is refused until we honour it."""
-    plain = SamplingParams()
-    names = (name for name in SamplingParams.__struct_fields__ if not name.startswith("_"))
-    return {name: getattr(plain, name) for name in names if name not in HONOURED | INTERNAL}

@@ -4,12 +4,15 @@ Everywhere `mask_text` is how the model's own tokenizer writes its mask token.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vllm_infogain.values import ParameterError
 
 MARK = re.compile(r"<\|mask(?::([^|<>]*))?\|>")
+# What is meant as a mask, and is none: the first can hardly be anything else, the second may be talked about.
+MISTYPED = re.compile(r"<\|[^|<>]*mask[^|<>]*\|>", re.IGNORECASE)
+OTHER_MASK = re.compile(r"\[mask(?::?\d+)?\]|<mask(?::?\d+)?>", re.IGNORECASE)
 
 
 def has_masks(text: str, mask_text: str) -> bool:
@@ -37,6 +40,25 @@ def expand_marks(text: str, mask_text: str, most: int) -> str:
         return mask_text * count
 
     return MARK.sub(masks, text)
+
+
+def check_typed(text: str, mask_text: str, is_token: Callable[[str], bool]) -> str | None:
+    """Refuse what is written almost like a mask, and would be read as so many characters.
+
+    Args:
+        is_token: whether the tokenizer has this as one token.
+
+    Returns:
+        a mask of other models, `[MASK]` or `<mask>`, which is text here.
+
+    Raises:
+        ParameterError: for such as `<|mask7|>` or `<|MASK|>`.
+    """
+    for mistyped in MISTYPED.findall(MARK.sub("", text.replace(mask_text, ""))):
+        if not is_token(mistyped):
+            raise ParameterError("prompt", mistyped, "no mask; give <|mask|> or <|mask:N|>, N masks")
+    other = OTHER_MASK.search(text.replace(mask_text, ""))
+    return other[0] if other else None
 
 
 def check_whole(truncate: int | None) -> None:

@@ -38,23 +38,27 @@ class DecodingParams:
     block_length: int = knob(32, integer(0))
     position_temperature: float | None = knob(None, number(0))  # tau_pos; None: `tau_position`
     # Look-ahead: which actions are compared, and by what.
-    num_candidates: int = knob(8, integer(1, MAX_CANDIDATES))  # N
-    position_score: str = knob("sampled", choice(*POSITION_SCORES))  # phi
-    bypass_threshold: float = knob(0.8, number(0))  # gamma; 1 or more: never bypass
-    bypass_mode: str = knob("fill", choice("fill", "only"))  # sure positions: fill the rest of K, or write only these
-    state_uncertainty: str = knob("mean", choice("mean", "sum"))  # how H(z) joins the positions' entropies
-    uncertainty_scope: str = knob("block", choice("block", "sequence"))  # masked positions that count for H(z)
-    cost_weight: float = knob(1.0, number(0))  # J = IG - cost_weight x C
-    prune: bool = knob(False, switch)  # evaluate the cheapest first, then only those whose cost leaves them a chance
-    beam_width: int = knob(4, integer(1, 32))  # B, for `beam`
-    num_generations: int = knob(4, integer(1, MAX_SEQUENCES))  # for `best_of_n`
+    num_candidates: int = knob(8, integer(1, MAX_CANDIDATES), of=LOOKAHEAD_SAMPLERS)  # N
+    position_score: str = knob("sampled", choice(*POSITION_SCORES), of=LOOKAHEAD_SAMPLERS)  # phi
+    bypass_threshold: float = knob(0.8, number(0), of=LOOKAHEAD_SAMPLERS)  # gamma; 1 or more: never bypass
+    # Sure positions: fill the rest of K, or write only these.
+    bypass_mode: str = knob("fill", choice("fill", "only"), of=LOOKAHEAD_SAMPLERS)
+    # How H(z) joins the positions' entropies, and which masked positions count for it.
+    state_uncertainty: str = knob("mean", choice("mean", "sum"), of=LOOKAHEAD_SAMPLERS)
+    uncertainty_scope: str = knob("block", choice("block", "sequence"), of=LOOKAHEAD_SAMPLERS)
+    cost_weight: float = knob(1.0, number(0), of=("info_gain", "beam"))  # J = IG - cost_weight x C
+    # Evaluate the cheapest first, then only those whose cost leaves them a chance.
+    prune: bool = knob(False, switch, of=("info_gain", "lookum"))
+    beam_width: int = knob(4, integer(1, 32), of=("beam",))  # B
+    num_generations: int = knob(4, integer(1, MAX_SEQUENCES), of=("best_of_n",))
     # Samplers without look-ahead.
-    klass_epsilon: float = knob(5e-4, number(0))  # nats of KL to the previous step below which a position is stable
-    pc_lambda: float = knob(0.25, number(0))
-    pc_alpha: float = knob(10.0, number(0))
-    entropy_bound: float = knob(0.1, number(0))  # nats, for `eb`
-    threshold: float = knob(0.9, number(0, 1))  # probability, for `threshold`
-    factor: float = knob(1.0, number(0))  # for `factor`
+    # Nats of KL to the previous step below which a position is stable.
+    klass_epsilon: float = knob(5e-4, number(0), of=("klass",))
+    pc_lambda: float = knob(0.25, number(0), of=("pc",))
+    pc_alpha: float = knob(10.0, number(0), of=("pc",))
+    entropy_bound: float = knob(0.1, number(0), of=("eb",))  # nats
+    threshold: float = knob(0.9, number(0, 1), of=("threshold",))  # probability
+    factor: float = knob(1.0, number(0), of=("factor",))
     # Keys and values of models with full attention: what is computed anew in every forward.
     cache: str = knob("none", choice("none", "prefix", "dual"))  # none: everything (exact); see sampling/extent.py
     cache_refresh: int = knob(0, integer(0))  # steps between two full forwards inside a block; 0: one per block
@@ -150,6 +154,10 @@ class DecodingParams:
 PARSERS: dict[str, Callable[[str, Any], Any]] = {
     one.name: one.metadata["parse"] for one in fields(DecodingParams) if one.metadata
 }
+# Samplers that read a parameter; the others have no use for it.
+READERS: dict[str, frozenset[str]] = {
+    one.name: one.metadata["of"] or frozenset(SAMPLERS) for one in fields(DecodingParams) if one.metadata
+}
 
 
 def parse_knobs(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +213,41 @@ def parse_params(
             "block_length", params.block_length, f"give at most max_tokens={canvas_length}, or 0 for the whole canvas"
         )
     check_together(params)
+    plain = DecodingParams(**parse_knobs(defaults))
+    check_read({name: value for name in given if (value := knobs[name]) != getattr(plain, name)}, params)
     return params
+
+
+def check_read(asked: Mapping[str, Any], params: DecodingParams) -> None:
+    """Refuse what a request asks for and its decoding would not heed.
+
+    Args:
+        asked: the request's own parameters whose values are not the server's defaults: those ask for nothing.
+    """
+    for name, value in asked.items():
+        readers = READERS[name]
+        if params.sampler not in readers:
+            names = ", ".join(sampler for sampler in SAMPLERS if sampler in readers)
+            raise ParameterError(
+                name, value,
+                f"is of {names}, and sampler={params.sampler!r} has no use for it; leave it out, or make it the "
+                "server's default",
+            )  # fmt: skip
+    if "steps" in asked and params.schedule == "fixed":
+        raise ParameterError(
+            "steps", params.steps, "schedule='fixed' writes tokens_per_step positions per step; give another schedule"
+        )
+    if "tokens_per_step" in asked and params.schedule != "fixed":
+        raise ParameterError(
+            "tokens_per_step", params.tokens_per_step,
+            f"schedule={params.schedule!r} spreads the canvas over steps; leave it out, or give schedule='fixed'",
+        )  # fmt: skip
+    if "cache_refresh" in asked and (params.cache == "none" or params.block_causal):
+        raise ParameterError(
+            "cache_refresh",
+            params.cache_refresh,
+            "nothing that ages is kept; leave it out, or give cache another value",
+        )
 
 
 def check_together(params: DecodingParams) -> None:

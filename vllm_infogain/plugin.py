@@ -28,7 +28,6 @@ def register() -> None:
     from vllm_infogain.model_executors import CONFIGS, EXECUTORS
     from vllm_infogain.patches import (
         admission_check,
-        constraint_check,
         engine_config,
         exit_code,
         infilling,
@@ -37,6 +36,8 @@ def register() -> None:
         plugin_flag,
         progress,
         responses_check,
+        route_check,
+        samples,
         stat_logger,
     )
 
@@ -48,12 +49,13 @@ def register() -> None:
     plugin_flag.apply()
     engine_config.apply()
     admission_check.apply()
-    constraint_check.apply()
     infilling.apply()
     stat_logger.apply()
     progress.apply()
     openai_choices.apply()
     responses_check.apply()
+    route_check.apply()
+    samples.apply()
     exit_code.apply()
     no_token_beams.apply()
 

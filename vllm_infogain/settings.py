@@ -3,7 +3,7 @@
 The object holds our settings and, beside them, defaults for the decoding parameters of requests.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -40,6 +40,9 @@ class Settings:
     background_frequencies: str | None = knob(None, path)  # a file, for the sampler `pc`
 
 
+SETTINGS: dict[str, Callable[[str, Any], Any]] = {one.name: one.metadata["parse"] for one in fields(Settings)}
+
+
 def parse_settings(additional_config: Any) -> tuple[Settings, dict[str, Any]]:
     """Our settings, and the defaults of decoding parameters.
 
@@ -49,8 +52,7 @@ def parse_settings(additional_config: Any) -> tuple[Settings, dict[str, Any]]:
     given = additional_config.get("infogain", {}) if isinstance(additional_config, Mapping) else {}
     if not isinstance(given, Mapping):
         raise ParameterError("additional_config['infogain']", given, "give an object of settings")
-    parsers = {field.name: field.metadata["parse"] for field in fields(Settings)}
     for name in REQUESTS_OWN & given.keys():
         raise ParameterError(name, given[name], "says what one request's canvas holds; no default can, leave it out")
-    settings = {name: parsers[name](name, value) for name, value in given.items() if name in parsers}
-    return Settings(**settings), parse_knobs({name: value for name, value in given.items() if name not in parsers})
+    settings = {name: SETTINGS[name](name, value) for name, value in given.items() if name in SETTINGS}
+    return Settings(**settings), parse_knobs({name: value for name, value in given.items() if name not in SETTINGS})

@@ -1,7 +1,7 @@
 """Reading single values: parsers of parameters and settings, and their error. Imports neither torch nor vLLM."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import field
 from typing import Any
 
@@ -69,6 +69,10 @@ def whole_numbers(name: str, value: Any) -> tuple[int, ...]:
     return tuple(integer(0)(name, element) for element in value)
 
 
-def knob(default: Any, parse: Callable[[str, Any], Any]) -> Any:
-    """A field that a request may set by its name in `extra_args` / `vllm_xargs`."""
-    return field(default=default, metadata={"parse": parse})
+def knob(default: Any, parse: Callable[[str, Any], Any], *, of: Collection[str] = ()) -> Any:
+    """A field that a request may set by its name in `extra_args` / `vllm_xargs`.
+
+    Args:
+        of: the samplers that read it; none given: all do.
+    """
+    return field(default=default, metadata={"parse": parse, "of": frozenset(of)})

@@ -11,7 +11,7 @@ from vllm.entrypoints.generate.beam_search.offline import BeamSearchOfflineMixin
 from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
 from vllm.entrypoints.launchers import launcher
 from vllm.entrypoints.launchers.api_server import entry as api_server_entry
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.chat_completion.protocol import BatchChatCompletionRequest, ChatCompletionRequest
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
@@ -29,6 +29,7 @@ from vllm.platforms import current_platform
 from vllm.renderers import BaseRenderer
 from vllm.renderers.hf import HfRenderer
 from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.sampling_params import _SAMPLING_EPS as SAMPLING_EPS
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.tracing import instrument_manual
@@ -43,6 +44,7 @@ from vllm.v1.engine import EngineCoreEventType, EngineCoreOutput, EngineCoreOutp
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import RequestState
+from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase, StatLoggerManager
 from vllm.v1.metrics.stats import SchedulerStats
@@ -64,10 +66,12 @@ from vllm.v1.worker.gpu.attn_utils import (
 
 __all__ = [
     "PAD_SLOT_ID",
+    "SAMPLING_EPS",
     "AggregateStatLoggerBase",
     "AsyncLLM",
     "BaseRenderer",
     "BaseServing",
+    "BatchChatCompletionRequest",
     "BatchDescriptor",
     "BeamSearchOfflineMixin",
     "BeamSearchOnlineMixin",
@@ -90,6 +94,7 @@ __all__ = [
     "OpenAIServingChat",
     "OpenAIServingCompletion",
     "OpenAIServingResponses",
+    "ParentRequest",
     "PauseState",
     "Request",
     "RequestOutputKind",

@@ -10,11 +10,12 @@ from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.decoder import Decoder, Pending, SingleDecoder
 from vllm_infogain.sampling.question import NOTHING, Answer, Question
 from vllm_infogain.sampling.track import Final, Track
+from vllm_infogain.seeds import child_seed
 
 
 def generation_seeds(params: DecodingParams) -> list[int]:
-    """A seed for each generation. Far apart, because vLLM seeds the `n` samples of a request seed, seed + 1, ..."""
-    return [params.seed + (index << 32) for index in range(params.num_generations)]
+    """A seed for each generation."""
+    return [child_seed(params.seed, "generation", index) for index in range(params.num_generations)]
 
 
 class BestOfNDecoder(Decoder):

@@ -1,0 +1,90 @@
+"""Every route of the server: its body is checked before it is served, and its response waits for the checks.
+
+Why: vLLM passes over names it does not know, such as `guided_json` or a decoding parameter beside `vllm_xargs` instead
+    of in it; some endpoints even over `stream`. And what is checked when the engine is asked, see `admission_check`,
+    may take a second, in a thread: a stream must not begin before.
+How: wrap `build_app` as the API server calls it. Every POST route of the finished app has its endpoint wrapped, whoever
+    added it: no list of endpoints is kept. Where the scheduler is not ours nothing is checked.
+Upstream: none; FastAPI takes dependencies for a whole app, but only while it is made, and they end before the endpoint.
+Remove when: vLLM refuses unknown names, and checks constraints beside the event loop.
+"""
+
+from functools import partial
+from typing import Any, get_args
+
+from vllm_infogain.patches import wrap_once
+
+
+def apply() -> None:
+    from vllm_infogain.engine.compat import api_server_entry
+
+    wrap_once(api_server_entry, "build_app", _with_checked_routes)
+
+
+def _with_checked_routes(build_app):
+    def wrapper(*args, **kwargs):
+        app = build_app(*args, **kwargs)
+        for route in post_routes(app):
+            wrap_once(route.dependant, "call", partial(_checked, route))
+        return app
+
+    return wrapper
+
+
+def post_routes(app) -> list[Any]:
+    """Those that take a body."""
+    return [route for route in app.routes if hasattr(route, "dependant") and "POST" in route.methods]
+
+
+def _checked(route, endpoint):
+    async def wrapper(**values):
+        from vllm_infogain.checking import after_checks
+        from vllm_infogain.plugin import is_active
+
+        request = values.get(route.dependant.request_param_name)
+        engine = None if request is None else getattr(request.app.state, "engine_client", None)
+        if engine is None or not is_active(engine.vllm_config):
+            return await endpoint(**values)
+        await _check_names(route, request)
+        return await after_checks(partial(endpoint, **values))
+
+    return wrapper
+
+
+async def _check_names(route, request) -> None:
+    from vllm_infogain.admission import SAMPLING_DEFAULTS, refusing
+    from vllm_infogain.bodies import check_body, check_sampling_body
+
+    fields = known_fields(route)
+    if not fields:
+        return
+    body = await request.json()  # read before, and kept
+    if isinstance(body, dict):
+        with refusing():
+            check_body(body, fields, SAMPLING_DEFAULTS)
+            if isinstance(given := body.get("sampling_params"), dict):
+                check_sampling_body(given, SAMPLING_DEFAULTS)
+
+
+def known_fields(route) -> frozenset[str]:
+    """Names that an endpoint's body may have; none if it has no body of named fields."""
+    from vllm_infogain.engine import compat
+
+    if route.body_field is None:
+        # Amazon's name for completions and chats: which of them a body is, is found out by the endpoint.
+        models: tuple = ()
+        if route.path == "/invocations":
+            models = (compat.CompletionRequest, compat.ChatCompletionRequest)
+    else:
+        annotation = route.body_field.field_info.annotation
+        models = get_args(annotation) or (annotation,)
+    names = {
+        name
+        for model in models
+        for field, info in getattr(model, "model_fields", {}).items()
+        for name in (field, info.alias)
+        if name
+    }
+    if compat.BatchChatCompletionRequest in models:  # the names that it does not know are its chats'
+        names |= compat.ChatCompletionRequest.model_fields.keys() - {"stream"}
+    return frozenset(names)
