@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from vllm import SamplingParams
-from vllm.config import StructuredOutputsConfig
+from vllm.config import CUDAGraphMode, StructuredOutputsConfig
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_infogain import ParameterError, plugin, startup
 from vllm_infogain.admission import check_request, decoding_params
 from vllm_infogain.embedded.tokenizer import EOS, MASK, VOCAB
-from vllm_infogain.startup import check_engine
+from vllm_infogain.startup import check_attention_backends, check_engine
 
 
 def config(checkpoint: Path, **settings):
@@ -92,6 +92,8 @@ def test_what_was_given_for_one_of_our_models_is_kept_or_refused(checkpoint):
         ({"runner": "pooling"}, "runner"),
         ({"additional_config": {"infogain": {"num_candidates": 0}}}, "num_candidates"),
         ({"additional_config": {"infogain": 3}}, "additional_config"),
+        ({"attention_backend": "FLASHINFER"}, "attention_backend='FLASHINFER': give FLASH_ATTN or TRITON_ATTN"),
+        ({"attention_config": {"backend": "FLEX_ATTENTION"}}, "attention_backend='FLEX_ATTENTION'"),
     ],
 )
 def test_a_setting_that_cannot_be_served_fails_the_start_by_name(checkpoint, settings, name):
@@ -132,6 +134,22 @@ def test_what_vllm_may_let_through_on_another_model_or_platform_fails_the_start_
     monkeypatch.setattr(served.parallel_config, name, value)
     with pytest.raises(ParameterError, match=f"{name}=True: not supported with masked diffusion; leave it out"):
         check_engine(served)
+
+
+@pytest.mark.parametrize("mode", CUDAGraphMode)
+def test_graphs_that_hold_attention_fail_the_start(served, monkeypatch, mode):
+    monkeypatch.setattr(served.compilation_config, "cudagraph_mode", mode)
+    if mode in (CUDAGraphMode.NONE, CUDAGraphMode.PIECEWISE):
+        check_engine(served)
+    else:
+        with pytest.raises(ParameterError, match=f"cudagraph_mode='{mode.name}': give PIECEWISE or NONE"):
+            check_engine(served)
+
+
+def test_an_attention_backend_that_vllm_chose_is_checked_too():
+    check_attention_backends(["FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN"])
+    with pytest.raises(ParameterError, match="FLASHINFER"):
+        check_attention_backends(["FLASH_ATTN", "FLASHINFER"])
 
 
 def test_replicas_fail_the_start_only_of_a_mixture_of_experts(served, monkeypatch):

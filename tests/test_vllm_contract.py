@@ -5,8 +5,12 @@ test_vllm_contract_front_end.py.
 """
 
 import ast
+import gc
 import inspect
+import runpy
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 from seams import attributes_read_by, attributes_set_by, calls_in, field_names, parameters, parsed
@@ -46,6 +50,12 @@ CALLS = {  # function of vLLM: positional arguments we pass, keywords we pass, w
     ),
     "init_attn_backend": (compat.init_attn_backend, 3, "", "the runner gets its attention groups from it"),
     "init_kv_cache": (compat.init_kv_cache, 6, "attn_groups", "the runner's KV tensors come from it"),
+    "reload_weights": (compat.reload_weights, 5, "", "the runner's method of that name is it"),
+    "lock_workspace": (compat.lock_workspace, 0, "", "no workspace may move under the graphs"),
+    "clear_all_graphs": (compat.CUDAGraphWrapper.clear_all_graphs, 0, "", "graphs captured for an estimate go by it"),
+    "is_breakable_cudagraph_enabled": (
+        compat.is_breakable_cudagraph_enabled, 0, "", "graphs that only vLLM's runner makes are refused"
+    ),
     "get_kv_cache_spec": (compat.get_kv_cache_spec, 1, "", "the engine sizes the KV cache by it"),
     "get_model_loader": (compat.get_model_loader, 1, "", "it loads our executors"),
     "load_model": (BaseModelLoader.load_model, 1, "vllm_config model_config", "it loads our executors"),
@@ -206,19 +216,15 @@ def test_a_pages_key_depends_on_its_requests_salt_and_on_those_before_it():
 
 # Worker and runner.
 
-NOT_REACHED_ON_CPU = {  # worker method that asks the runner for something it lacks: why it never gets there
-    "sample_tokens": "asked for only if execute_model returned nothing; ours returns the step's result",
-    "reload_weights": "an RPC of reinforcement learning, which is not supported",
-    "finish_weight_update": "an RPC of reinforcement learning, which is not supported",
-    "_compile_or_warm_up_model": "the GPU worker's since vLLM 0.33; the CPU worker has a compile_or_warm_up_model",
-    "initialize_from_config": "_init_kv_zero_meta is asked for behind hasattr",
-    "execute_model": "pool() is asked for of pooling runners only",
-    "_get_cudagraph_capture_context": "CUDA graphs only",
-    "get_draft_model": "speculative decoding is not supported",
-    "add_lora": "LoRA is not supported",
-    "remove_lora": "LoRA is not supported",
-    "list_loras": "LoRA is not supported",
-    "pin_lora": "LoRA is not supported",
+NOT_ASKED_OF_OURS = {  # what vLLM's workers ask of their runners and ours lacks: why it is never asked
+    "sample_tokens": "only if execute_model returned nothing; ours returns the step's result",
+    "pool": "of pooling runners only",
+    "_init_kv_zero_meta": "behind hasattr",
+    "needs_cudagraph_capture": "only where vLLM's worker captures; on CUDA ours does that itself",
+    "maybe_remove_all_loras": "only in the GPU worker's warm-up, which ours replaces",
+    "_dummy_sampler_run": "only in the GPU worker's warm-up, which ours replaces",
+    "_dummy_pooler_run": "only in the GPU worker's warm-up, which ours replaces",
+    "eplb": "only in the GPU worker's warm-up, which ours replaces",
 }
 
 
@@ -237,17 +243,36 @@ def runner_attributes_by_method(*workers: type) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.skipif(not current_platform.is_cpu(), reason="reads the CPU worker")
-def test_the_runner_has_all_that_the_cpu_worker_asks_of_it():
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_the_runner_has_all_that_vllms_worker_asks_of_it(platform):
     from vllm.v1.worker.cpu_worker import CPUWorker
 
     offered = attributes_set_by(InfoGainRunner) | set(InfoGainRunner.__annotations__)
-    asked = runner_attributes_by_method(CPUWorker, Worker)
-    assert asked["execute_model"], "the scan finds nothing: vLLM's worker no longer has a `self.model_runner`"
-    missing = {method: names - offered for method, names in asked.items() if names - offered}
-    assert missing.keys() <= NOT_REACHED_ON_CPU.keys(), f"a CPU run may ask the runner for what it lacks: {missing}"
-    exceptions = NOT_REACHED_ON_CPU.keys() & asked.keys()  # not every vLLM has all of these methods
-    assert missing.keys() >= exceptions, "an exception is no longer needed: take it off the list"
+    asked_by = runner_attributes_by_method(*([CPUWorker, Worker] if platform == "cpu" else [Worker]))
+    assert asked_by["execute_model"], "the scan finds nothing: vLLM's worker no longer has a `self.model_runner`"
+    asked = set().union(*asked_by.values())
+    missing = asked - offered
+    assert missing <= NOT_ASKED_OF_OURS.keys(), "vLLM's worker may ask the runner for what it lacks"
+    assert NOT_ASKED_OF_OURS.keys() & asked <= missing, "an exception is no longer needed: take it off the list"
+
+
+def test_the_cuda_worker_warms_up_captures_and_freezes_what_stays(monkeypatch):
+    """Its class exists on CUDA only, so its module is run once more as if there were one."""
+    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
+    worker_class = runpy.run_path(worker_module.__file__)["InfoGainWorker"]
+    assert worker_class.__mro__[1] is Worker
+    compilation = SimpleNamespace(
+        compile_sizes=[4, 16], cudagraph_capture_sizes=[4], compilation_time=2.0, encoder_compilation_time=0.0
+    )
+    on_cuda = SimpleNamespace(model_runner=Mock(), compilation_config=compilation, model_config=SimpleNamespace(seed=0))
+    frozen = gc.get_freeze_count()
+    try:
+        times = worker_class.compile_or_warm_up_model(on_cuda)
+        assert gc.get_freeze_count() > frozen
+    finally:
+        gc.unfreeze()
+    assert on_cuda.model_runner.method_calls == [call.profile_run(), call._dummy_run(16), call.capture_model()]
+    assert times.language_model == 2.0
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,26 @@
 Single arguments: engine_arguments.py. Here is what shows only in the whole configuration, or depends on the model.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from vllm_infogain.admission import block_causal_size
-from vllm_infogain.engine.compat import VllmConfig, cached_tokenizer_from_config, init_logger
+from vllm_infogain.engine.compat import (
+    VllmConfig,
+    cached_tokenizer_from_config,
+    init_logger,
+    is_breakable_cudagraph_enabled,
+)
 from vllm_infogain.engine_arguments import check_additional_config
 from vllm_infogain.model_executors import EXECUTORS
 from vllm_infogain.plugin import WORKER, is_active
 from vllm_infogain.values import ParameterError
 
 logger = init_logger("vllm.infogain")
+
+# A segment of ours is a sequence to them, and a step has more segments than requests; other backends allocate by the
+# number of requests, or cannot look both ways.
+ATTENTION_BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
 
 
 def can_cache_prefixes(vllm_config: VllmConfig) -> bool:
@@ -61,8 +71,27 @@ def check_engine(vllm_config: VllmConfig) -> None:
         raise ParameterError(
             "max_num_batched_tokens", budget, f"a whole sequence runs at once; give at least max_model_len={longest}"
         )
+    if config.attention_config.backend is not None:
+        check_attention_backends([config.attention_config.backend.name])
+    _check_graphs(config)
     check_model(config.model_config)
     check_additional_config(config.additional_config)
+
+
+def check_attention_backends(names: Iterable[str]) -> None:
+    """Refuse an attention backend that segments do not fit; vLLM may choose it by itself."""
+    for name in names:
+        if name not in ATTENTION_BACKENDS:
+            raise ParameterError("attention_backend", name, "give FLASH_ATTN or TRITON_ATTN: --attention-backend")
+
+
+def _check_graphs(config: VllmConfig) -> None:
+    """Graphs that hold attention fix its number of sequences; only what lies between is captured."""
+    mode = config.compilation_config.cudagraph_mode
+    if mode is not None and mode.has_full_cudagraphs():
+        raise ParameterError("cudagraph_mode", mode.name, "give PIECEWISE or NONE: -cc.cudagraph_mode PIECEWISE")
+    if is_breakable_cudagraph_enabled():
+        raise ParameterError("VLLM_USE_BREAKABLE_CUDAGRAPH", True, "not supported with masked diffusion; unset it")
 
 
 def check_model(model_config: Any) -> None:

@@ -3,6 +3,8 @@
 `tests/test_vllm_contract*.py` check each of these seams against the installed vLLM.
 """
 
+from vllm.compilation.breakable_cudagraph import is_breakable_cudagraph_enabled
+from vllm.compilation.cuda_graph import CUDAGraphWrapper
 from vllm.compilation.monitor import set_cudagraph_capturing_enabled
 from vllm.config import CUDAGraphMode, VllmConfig, set_current_vllm_config
 from vllm.distributed.parallel_state import graph_capture
@@ -25,6 +27,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.forward_context import BatchDescriptor, set_forward_context
 from vllm.logger import init_logger
 from vllm.model_executor.model_loader import get_model_loader
+from vllm.model_executor.model_loader.reload.inplace import reload_weights
 from vllm.platforms import current_platform
 from vllm.renderers import BaseRenderer
 from vllm.renderers.hf import HfRenderer
@@ -63,6 +66,7 @@ from vllm.v1.worker.gpu.attn_utils import (
     init_attn_backend,
     init_kv_cache,
 )
+from vllm.v1.worker.workspace import lock_workspace
 
 __all__ = [
     "PAD_SLOT_ID",
@@ -76,6 +80,7 @@ __all__ = [
     "BeamSearchOfflineMixin",
     "BeamSearchOnlineMixin",
     "CUDAGraphMode",
+    "CUDAGraphWrapper",
     "ChatCompletionRequest",
     "CompletionRequest",
     "CudagraphDispatcher",
@@ -127,8 +132,11 @@ __all__ = [
     "init_kv_cache",
     "init_logger",
     "instrument_manual",
+    "is_breakable_cudagraph_enabled",
     "launcher",
+    "lock_workspace",
     "parse_model_prompt",
+    "reload_weights",
     "set_cudagraph_capturing_enabled",
     "set_current_vllm_config",
     "set_forward_context",

@@ -1,11 +1,11 @@
 """Runs the model under vLLM's forward context, on CUDA in its piecewise graphs: attention eager, the rest captured.
 
 Graphs come in padded sizes and read their input where it lay when they were captured, so it is copied there. Reviewed
-against vLLM's own runner (`_determine_batch_execution_and_padding` and `_capture_cudagraphs` of its gpu_model_runner)
-and never run: no machine of ours has vLLM on a GPU. On the CPU vLLM's dispatcher always answers "eager, unpadded",
-which is what the tests run.
+against vLLM's own runner (`capture_model`, `profile_cudagraph_memory` of its gpu_model_runner). No machine of ours has
+vLLM on a GPU: the tests capture and replay by vLLM's wrappers and dispatcher, with graphs that are tapes of operations.
 """
 
+import gc
 from typing import Any
 
 import torch
@@ -15,11 +15,14 @@ from vllm_infogain.engine.compat import (
     BatchDescriptor,
     CudagraphDispatcher,
     CUDAGraphMode,
+    CUDAGraphWrapper,
     KVCacheConfig,
     VllmConfig,
     build_slot_mappings_by_layer,
+    current_platform,
     freeze_gc_for_cudagraph_capture,
     graph_capture,
+    lock_workspace,
     set_cudagraph_capturing_enabled,
     set_forward_context,
 )
@@ -46,10 +49,17 @@ def forward(
 
 
 class PiecewiseGraphs:
-    """Owner of the graphs' input buffers. The graphs themselves are vLLM's."""
+    """Owner of the graphs' input buffers. The graphs themselves are vLLM's.
+
+    Args:
+        model: the executor.
+        vllm_config: the engine's.
+        kv_cache_config: of the KV tensors; None before there are any, for `estimate` alone.
+        device: the model's.
+    """
 
     def __init__(
-        self, model: Any, vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, device: torch.device
+        self, model: Any, vllm_config: VllmConfig, kv_cache_config: KVCacheConfig | None, device: torch.device
     ) -> None:
         self.model = model
         self.vllm_config = vllm_config
@@ -75,18 +85,57 @@ class PiecewiseGraphs:
         self.slots[rows : size.num_tokens].fill_(PAD_SLOT_ID)  # padded rows write no K and V
         return self._run_captured(metadata, mode, size)[:rows]
 
-    def capture(self) -> None:
-        """Capture every padded size, the largest first, so that the smaller ones reuse its memory."""
+    @torch.inference_mode()
+    def estimate(self) -> int:
+        """Bytes that `capture` will take, by capturing the two largest sizes into a pool that is thrown away."""
         if self.dispatcher.cudagraph_mode == CUDAGraphMode.NONE:
-            return
+            return 0
+        ((mode, sizes),) = self.dispatcher.get_capture_descs()
+        pools = [(wrapper, wrapper.graph_pool) for wrapper in CUDAGraphWrapper._all_instances]
+        pool = current_platform.graph_pool_handle()
+        for wrapper, _ in pools:
+            wrapper.graph_pool = pool
+        try:
+            taken = self._capture(mode, sizes[:2])
+        finally:
+            CUDAGraphWrapper.clear_all_graphs()
+            for wrapper, original in pools:
+                wrapper.graph_pool = original
+        gc.collect()
+        torch.accelerator.empty_cache()
+        # The first brings the memory that all share; each further one costs a mebibyte at least, of the driver's.
+        return taken[0] + max(1 << 20, *taken[1:]) * (len(sizes) - 1)
+
+    @torch.inference_mode()
+    def capture(self) -> int:
+        """Capture every padded size, the largest first, so that the smaller ones reuse its memory; bytes they take."""
+        if self.dispatcher.cudagraph_mode == CUDAGraphMode.NONE:
+            return 0
+        ((mode, sizes),) = self.dispatcher.get_capture_descs()
+        taken = self._capture(mode, sizes)
+        torch.accelerator.empty_cache()
+        lock_workspace()  # one that grew later would move what the graphs point at
+        return sum(taken)
+
+    def _capture(self, mode: CUDAGraphMode, sizes: list[BatchDescriptor]) -> list[int]:
+        """Bytes of device memory that each size took."""
         self.slots.fill_(PAD_SLOT_ID)
-        with freeze_gc_for_cudagraph_capture(), graph_capture(device=self.device):
-            for mode, sizes in self.dispatcher.get_capture_descs():
+        taken = []
+        set_cudagraph_capturing_enabled(True)
+        try:
+            with freeze_gc_for_cudagraph_capture(), graph_capture(device=self.device):
+                torch.accelerator.synchronize()
+                torch.accelerator.empty_cache()
                 for size in sizes:
+                    free = torch.accelerator.get_memory_info()[0]
                     self._run_captured(None, CUDAGraphMode.NONE, size)  # warm-up
                     torch.accelerator.synchronize()
                     self._run_captured(None, mode, size)
-        set_cudagraph_capturing_enabled(False)  # a later capture is a mistake, and raises
+                    torch.accelerator.synchronize()
+                    taken.append(free - torch.accelerator.get_memory_info()[0])
+        finally:
+            set_cudagraph_capturing_enabled(False)  # a later capture is a mistake, and raises
+        return taken
 
     def _run_captured(self, metadata: Any, mode: CUDAGraphMode, size: BatchDescriptor) -> torch.Tensor:
         rows = slice(size.num_tokens)
@@ -107,7 +156,8 @@ class PiecewiseGraphs:
             input_ids,
             positions,
             metadata,
-            slot_mapping=build_slot_mappings_by_layer(slots.unsqueeze(0), self.kv_cache_config),
+            slot_mapping=self.kv_cache_config
+            and build_slot_mappings_by_layer(slots.unsqueeze(0), self.kv_cache_config),
             cudagraph_runtime_mode=mode,
             batch_descriptor=size,
         )

@@ -1,6 +1,7 @@
 """The model on its device, with its KV pages: what vLLM's workers ask of a runner besides running steps."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from vllm_infogain.engine.compat import (
     get_kv_cache_spec,
     init_attn_backend,
     init_kv_cache,
+    reload_weights,
     set_current_vllm_config,
 )
 from vllm_infogain.engine.graphs import PiecewiseGraphs, forward
@@ -24,6 +26,7 @@ from vllm_infogain.engine.weights import load_model
 from vllm_infogain.params import DecodingParams
 from vllm_infogain.sampling.rehearsal import rehearse
 from vllm_infogain.settings import parse_settings
+from vllm_infogain.startup import check_attention_backends
 
 
 class ModelHost:
@@ -83,6 +86,18 @@ class ModelHost:
     def get_model(self) -> nn.Module:
         return self.model
 
+    def get_draft_model(self) -> None:
+        return None
+
+    def reload_weights(
+        self,
+        weights_iterator: Iterable[tuple[str, torch.Tensor]] | None = None,
+        weights_path: str | None = None,
+        is_checkpoint_format: bool = True,
+    ) -> None:
+        """In place, so that graphs keep what they point at; from the checkpoint again if nothing is given."""
+        reload_weights(self.vllm_config, self.model, weights_iterator, weights_path, is_checkpoint_format)
+
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         return get_kv_cache_spec(self.vllm_config)
 
@@ -93,6 +108,7 @@ class ModelHost:
         with set_current_vllm_config(self.vllm_config):
             groups, _, kernel_block_sizes = init_attn_backend(kv_cache_config, self.vllm_config, self.device)
         self.attn_groups = groups
+        check_attention_backends(group.backend.get_name() for groups in self.attn_groups for group in groups)
         assert kernel_block_sizes[0] == self.page_size, "the attention kernel splits pages; page tables would differ"
         caches = init_kv_cache(
             self.vllm_config.compilation_config.static_forward_context,
@@ -108,11 +124,13 @@ class ModelHost:
         self.pages = KVPages(self.kv_caches)
         self.graphs = PiecewiseGraphs(self.model, self.vllm_config, kv_cache_config, self.device)
 
-    def capture_model(self) -> None:
-        self.graphs.capture()
+    def capture_model(self) -> int:
+        """Bytes of device memory that the graphs take."""
+        return self.graphs.capture()
 
     def profile_cudagraph_memory(self) -> int:
-        return 0  # not estimated: vLLM leaves it to gpu_memory_utilization then
+        """Bytes that they will take; asked for after `profile_run`, before there are KV pages."""
+        return PiecewiseGraphs(self.model, self.vllm_config, None, self.device).estimate()
 
     @torch.inference_mode()
     def profile_run(self, **_unused) -> None:
@@ -143,6 +161,13 @@ class ModelHost:
 
     def update_max_model_len(self, max_model_len: int) -> None:
         self.vllm_config.model_config.max_model_len = max_model_len
+
+    def reset_lora_state(self) -> None: ...
+
+    def add_lora(self, *_unused) -> NoReturn:
+        raise NotImplementedError("LoRA is not supported with masked diffusion")
+
+    remove_lora = list_loras = pin_lora = add_lora
 
     def reset_mm_cache(self) -> None: ...
 

@@ -44,6 +44,7 @@ class InfoGainRunner(ModelHost):
 
     # One step.
 
+    @torch.inference_mode()  # vLLM's workers have it too, but not every path leads through them
     def execute_model(self, plan: StepPlan, intermediate_tensors: object = None) -> StepResult:
         """Evaluate the planned groups, and go on while the plan's pages and rows allow it and nobody has finished."""
         self.meter.start()

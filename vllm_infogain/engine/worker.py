@@ -26,6 +26,8 @@ if current_platform.is_cpu():
             self.model_runner = _make_runner(self)  # type: ignore[assignment]
 
 else:
+    from vllm.utils.gc_utils import freeze_gc_heap, maybe_attach_gc_debug_callback
+    from vllm.utils.torch_utils import set_random_seed
     from vllm.v1.worker.gpu_worker import Worker
     from vllm.v1.worker.worker_base import CompilationTimes
 
@@ -37,9 +39,17 @@ else:
 
         def compile_or_warm_up_model(self) -> CompilationTimes:
             # There is no kernel of vLLM's samplers to warm up.
-            self.model_runner.profile_run()
-            self.model_runner.capture_model()
-            return CompilationTimes(language_model=0.0, encoder=0.0)
+            runner, compilation = self.model_runner, self.compilation_config
+            runner.profile_run()
+            for size in sorted(set(compilation.compile_sizes or ()) - set(compilation.cudagraph_capture_sizes or ())):
+                runner._dummy_run(size)
+            runner.capture_model()
+            set_random_seed(self.model_config.seed)
+            freeze_gc_heap()  # what exists now stays: no collection need look at it
+            maybe_attach_gc_debug_callback()
+            return CompilationTimes(
+                language_model=compilation.compilation_time, encoder=compilation.encoder_compilation_time
+            )
 
 
 def _make_runner(worker) -> InfoGainRunner:
