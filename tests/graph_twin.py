@@ -79,7 +79,6 @@ def patch_vllm() -> None:
     from vllm_infogain.engine.model_host import ModelHost
 
     torch.cuda.CUDAGraph, torch.cuda.graph = TapeGraph, recording
-    torch.accelerator.get_memory_info = lambda *_: (FREE_BYTES - GRAPH_BYTES * TapeGraph.captured, FREE_BYTES)
     cuda_graph.current_stream = lambda: None
     cuda_graph.weak_ref_tensors = lambda tensors: tensors
     cuda_graph.capture_pool = lambda pool, config: contextlib.nullcontext(pool)
@@ -103,6 +102,8 @@ def patch_vllm() -> None:
     initialize_kv_cache = ModelHost.initialize_kv_cache
 
     def then_capture(self, *args, **kwargs):
+        # Here and not at once: vLLM's CPU worker puts its own in place when it is imported.
+        torch.accelerator.get_memory_info = lambda *_: (FREE_BYTES - GRAPH_BYTES * TapeGraph.captured, FREE_BYTES)
         workspace.reset_workspace_manager()
         workspace.init_workspace_manager(self.device)
         self.estimated = self.profile_cudagraph_memory()
@@ -146,7 +147,7 @@ def forgotten_copy(name: str) -> Any:
 
 FAULTS = {
     "one_tensor_twice": one_tensor_twice,
-    **{f"forgotten_{name}": functools.partial(forgotten_copy, name) for name in ("input_ids", "positions", "slots")},
+    **{f"forgotten_{name}": functools.partial(forgotten_copy, name) for name in ("input_ids", "positions")},
 }
 
 

@@ -146,6 +146,14 @@ def test_graphs_that_hold_attention_fail_the_start(served, monkeypatch, mode):
             check_engine(served)
 
 
+def test_graphs_that_only_vllms_runner_captures_fail_the_start(served, monkeypatch):
+    monkeypatch.setenv("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")
+    check_engine(served)
+    monkeypatch.setattr(served.compilation_config, "cudagraph_mode", CUDAGraphMode.PIECEWISE)
+    with pytest.raises(ParameterError, match=r"VLLM_USE_BREAKABLE_CUDAGRAPH=1: .*set it to 0"):
+        check_engine(served)
+
+
 def test_an_attention_backend_that_vllm_chose_is_checked_too():
     check_attention_backends(["FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN"])
     with pytest.raises(ParameterError, match="FLASHINFER"):

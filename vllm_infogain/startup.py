@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm_infogain.admission import block_causal_size
 from vllm_infogain.engine.compat import (
+    CUDAGraphMode,
     VllmConfig,
     cached_tokenizer_from_config,
     init_logger,
@@ -90,8 +91,9 @@ def _check_graphs(config: VllmConfig) -> None:
     mode = config.compilation_config.cudagraph_mode
     if mode is not None and mode.has_full_cudagraphs():
         raise ParameterError("cudagraph_mode", mode.name, "give PIECEWISE or NONE: -cc.cudagraph_mode PIECEWISE")
-    if is_breakable_cudagraph_enabled():
-        raise ParameterError("VLLM_USE_BREAKABLE_CUDAGRAPH", True, "not supported with masked diffusion; unset it")
+    if is_breakable_cudagraph_enabled() and mode == CUDAGraphMode.PIECEWISE:
+        # vLLM sets it by itself beside VLLM_BATCH_INVARIANT for some models; only its own runner can capture so.
+        raise ParameterError("VLLM_USE_BREAKABLE_CUDAGRAPH", 1, "not supported with masked diffusion; set it to 0")
 
 
 def check_model(model_config: Any) -> None:

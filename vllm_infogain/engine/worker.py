@@ -42,7 +42,7 @@ else:
             runner, compilation = self.model_runner, self.compilation_config
             runner.profile_run()
             for size in sorted(set(compilation.compile_sizes or ()) - set(compilation.cudagraph_capture_sizes or ())):
-                runner._dummy_run(size)
+                runner._dummy_run(int(size))
             runner.capture_model()
             set_random_seed(self.model_config.seed)
             freeze_gc_heap()  # what exists now stays: no collection need look at it
