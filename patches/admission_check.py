@@ -81,7 +81,8 @@ def _check_before_streaming(generate):
         if constraint is None:
             check()
             return start()
-        return generate_checked(partial(check_constraint_first, constraint, self.vllm_config), check, start)
+        asked = getattr(sampling_params, "asked_by", None)
+        return generate_checked(partial(check_constraint_first, constraint, self.vllm_config, asked), check, start)
 
     return wrapper
 
@@ -111,6 +112,8 @@ def _check_generation(engine, prompt, sampling_params, *, lora_request=None, pri
 
 def _keep_what_was_asked_for(to_sampling_params):
     def wrapper(self, *args, **kwargs):
+        from vllm_infogain.tools import asked_by
+
         params = to_sampling_params(self, *args, **kwargs)
         names = ("max_completion_tokens", "max_output_tokens", "max_tokens")
         params.requested_canvas = next((size for name in names if (size := getattr(self, name, None))), None)
@@ -120,6 +123,7 @@ def _keep_what_was_asked_for(to_sampling_params):
         given = (getattr(self, name) for name in names if name in fields and getattr(self, name) != fields[name])
         params.given_canvas = next(given, None)
         params.inserts = bool(getattr(self, "suffix", None))
+        params.asked_by = asked_by(self)
         return params
 
     return wrapper

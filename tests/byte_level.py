@@ -7,7 +7,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from vllm_infogain.embedded.tokenizer import ANSWER, BOS, MASK, SPECIALS, VOCAB, save_tokenizer
 
-TEXT = "中文字符 你好，世界！ 中国中文 日本語 한국어 naïve café 😀😃😄 👩‍👩‍👧 {\"a\": \"中\"} the then there 100 1000"
+TEXT = '中文字符 你好，世界！ 中国中文 日本語 한국어 naïve café 😀😃😄 👩‍👩‍👧 {"a": "中"} the then there 100 1000'
 QWEN = r"\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"  # in short
 
 

@@ -5,6 +5,7 @@ import json
 import re
 
 import httpx
+import jsonschema
 import openai
 import pytest
 from routes import BODIES, constrained
@@ -37,7 +38,8 @@ WHOLE_CANVAS = {"sampler": "ar", "tokens_per_step": 64, "block_length": 0}  # fe
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     defaults = '{"infogain": {"num_candidates": 4}}'
-    with serve_tiny(tmp_path_factory.mktemp("tiny"), "--additional-config", defaults, "--enable-scale-out") as address:
+    more = ("--enable-scale-out", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    with serve_tiny(tmp_path_factory.mktemp("tiny"), "--additional-config", defaults, *more) as address:
         yield address
 
 
@@ -217,6 +219,48 @@ def test_structured_output_holds_over_both_endpoints(client):
         assert json.loads(content) in ({"ok": True}, {"ok": False})
 
 
+PARAMETERS = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+ADD = {"type": "function", "function": {"name": "add", "parameters": PARAMETERS}}
+STRICT = ADD | {"function": ADD["function"] | {"strict": True}}
+LOWEST = {"type": "object", "properties": {"a": {"type": "integer", "minimum": 1}}, "required": ["a"]}
+AT_LEAST_1 = ADD | {"function": {"name": "add", "parameters": LOWEST}}
+FORCED = [
+    {"tools": [ADD], "tool_choice": "required", "parallel_tool_calls": False},
+    {"tools": [ADD], "tool_choice": {"type": "function", "function": {"name": "add"}}},
+]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("body", FORCED, ids=["required", "named"])
+def test_a_forced_call_has_arguments_of_its_schema(client, body, stream):
+    answer = client.chat.completions.create(**chat_request(60, ignore_eos=False, body=body), stream=stream)
+    if stream:
+        deltas = [chunk.choices[0].delta for chunk in answer if chunk.choices]
+        functions = [call.function for delta in deltas for call in delta.tool_calls or ()]
+        assert not any(delta.content for delta in deltas)
+    else:
+        functions = [call.function for call in answer.choices[0].message.tool_calls]
+    assert "".join(function.name or "" for function in functions) == "add"
+    jsonschema.validate(json.loads("".join(function.arguments or "" for function in functions)), PARAMETERS)
+
+
+def test_a_call_that_the_model_chose_is_parsed(client):
+    form = {"regex": r'<tool_call>\{"name": "add", "arguments": \{"a": [0-9]\}\}</tool_call>'}
+    fields = chat_request(70, ignore_eos=False, body={"tools": [ADD], "structured_outputs": form})
+    (call,) = client.chat.completions.create(**fields).choices[0].message.tool_calls
+    assert call.function.name == "add"
+    jsonschema.validate(json.loads(call.function.arguments), PARAMETERS)
+
+
+def test_a_message_that_must_use_a_tool_does(client):
+    tool = {"name": "add", "input_schema": PARAMETERS}
+    body = {"model": "tiny", "max_tokens": 60, "messages": [{"role": "user", "content": PROMPT}], "tools": [tool]}
+    message = client.post("/messages", body=body | {"tool_choice": {"type": "tool", "name": "add"}}, cast_to=object)
+    (used,) = message["content"]
+    assert used["name"] == "add"
+    jsonschema.validate(used["input"], PARAMETERS)
+
+
 # Streaming.
 
 
@@ -313,9 +357,8 @@ BAD = {  # parameter that the message must name, arguments of the request
     "a bias of no token": ("logit_bias", request(body={"logit_bias": {"999": 1.0}})),
     "no token allowed but the mask": ("allowed_token_ids", request(body={"allowed_token_ids": [3]})),
     "two tokens per step beside a word": ("tokens_per_step", request(body={"bad_words": ["ab"]}, tokens_per_step=2)),
-    # vLLM turns response_format into structured_outputs before anyone else sees it.
     "a name that vLLM no longer knows": ("guided_regex", request(body={"guided_regex": "ab"})),
-    "any JSON object": ("json_object", request(body={"response_format": {"type": "json_object"}})),
+    "any JSON object": ("response_format='json_object'", request(body={"response_format": {"type": "json_object"}})),
 }
 BAD_CHAT = {
     "a canvas one too long": ("max_tokens", chat_request(TOO_LONG, **WHOLE_CANVAS)),
@@ -326,6 +369,18 @@ BAD_CHAT = {
     "a prompt that leaves no room": ("leaves no room for a canvas", chat_request(content="a" * (MODEL_LENGTH - 2))),
     "a mask in the user's message": ("messages", chat_request(content="1+<|mask|>=3")),
     "an unknown sampler": ("sampler", chat_request(sampler="best")),
+    "a strict tool that may not be called": (
+        "tools.strict",
+        chat_request(body={"tools": [STRICT]}),
+    ),
+    "a tool whose schema is not held to": (
+        "tool_choice='required': cannot be compiled: 'minimum'",
+        chat_request(body={"tools": [AT_LEAST_1], "tool_choice": "required"}),
+    ),
+    "a format that no automaton follows": (
+        "response_format='structural_tag'",
+        chat_request(body={"response_format": {"type": "structural_tag", "format": {"type": "any_text"}}}),
+    ),
     "echoed": ("prompt_logprobs", chat_request(body={"logprobs": True, "echo": True})),
 }
 
@@ -415,7 +470,7 @@ def test_constraints_too_large_to_compile_are_refused_on_every_route_while_other
                 looks += 1
         for (path, _), answer in zip(asked, (task.result() for task in hostile), strict=True):
             assert answer.status_code == 400, (path, answer.text)
-            assert "structured_outputs." in answer.json()["error"]["message"]
+            assert re.search("structured_outputs.|response_format", answer.json()["error"]["message"])
         return looks
 
     # On the event loop each would let at most one look through, when it is done.

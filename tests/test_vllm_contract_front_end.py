@@ -17,8 +17,10 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRespo
 from vllm.entrypoints.openai.completion.protocol import CompletionResponseChoice
 from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, DetokenizeResponse
 from vllm.outputs import CompletionOutput
+from vllm.parser.abstract_parser import DelegatingParser
 from vllm.plugins.endpoint_plugins.interface import EndpointPlugin
 from vllm.renderers import ChatParams, TokenizeParams
+from vllm.tool_parsers import ToolParser
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -106,6 +108,16 @@ def test_the_server_still_makes_responses_where_reports_and_steps_join_them():
         assert choice.model_config["extra"] == "allow", "a report is an extra field of a choice"
     call = calls_in(completion._create_completion)["self.completion_stream_generator"]
     assert {"tokenizer"} <= {keyword.arg for keyword in call.keywords}, "our wrap takes the tokenizer by name"
+
+
+def test_a_forced_call_still_makes_a_json_schema_where_no_structural_tag_is_made():
+    parsers = ((compat.OnlineRenderer, "parser"), (compat.OpenAIServingChat, "parser_cls"))
+    for owner, name in (*parsers, (compat.OpenAIServingResponses, "parser")):
+        assert name in attributes_set_by(owner), "its parser of calls is replaced there"
+        assert "ParserManager.get_parser" in calls_in(owner.__init__), "each makes its own, of a class of its own"
+    assert not DelegatingParser.tool_strict_level, "a server's promise of strict calls is read from it"
+    for name in ("structural_tag_model", "supports_required_and_named", "engine_based_streaming"):
+        assert hasattr(ToolParser, name), "ours says by it that it makes no tags and reads forced calls as JSON"
 
 
 def test_responses_are_still_generated_by_a_call_before_their_stream_starts():

@@ -49,15 +49,18 @@ def refusing() -> Iterator[None]:
         raise RequestError(str(error), parameter=error.parameter) from None
 
 
-def check_constraint_first(constraint: Any, vllm_config: VllmConfig) -> None:
+def check_constraint_first(constraint: Any, vllm_config: VllmConfig, asked: tuple[str, Any] | None = None) -> None:
     """Refuse a constraint, StructuredOutputsParams or None, before vLLM checks it, which has no bound.
+
+    Args:
+        constraint, vllm_config, asked: of `check_constraint`.
 
     Raises:
         RequestError: see `check_constraint`.
     """
     if constraint is not None:
         with refusing():
-            check_constraint(constraint, vllm_config)
+            check_constraint(constraint, vllm_config, asked)
 
 
 def background_log_frequencies(vllm_config: VllmConfig) -> np.ndarray | None:

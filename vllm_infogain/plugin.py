@@ -39,6 +39,7 @@ def register() -> None:
         route_check,
         samples,
         stat_logger,
+        tool_calls,
     )
 
     for model_type, (module, name) in CONFIGS.items():
@@ -49,6 +50,7 @@ def register() -> None:
     plugin_flag.apply()
     engine_config.apply()
     admission_check.apply()
+    tool_calls.apply()
     infilling.apply()
     stat_logger.apply()
     progress.apply()

@@ -17,13 +17,16 @@ REGULAR = "give a regex, a choice or a JSON schema, which a finite automaton can
 NOT_TOGETHER = "with structured output the grammar alone says which tokens may be written; leave it out"
 
 
-def check_constraint(constraint: Any, vllm_config: VllmConfig) -> tuple[TokenAutomaton, int]:
+def check_constraint(
+    constraint: Any, vllm_config: VllmConfig, asked: tuple[str, Any] | None = None
+) -> tuple[TokenAutomaton, int]:
     """Refuse a constraint that no canvas can be held to. Takes up to a second the first time, in a thread that lets
     others run; after that it is looked up.
 
     Args:
         constraint: StructuredOutputsParams.
         vllm_config: of the engine it is for.
+        asked: the field that asks for it and its value, where they are not the constraint's own.
 
     Returns:
         what it lets be written, and in how many tokens at least.
@@ -32,9 +35,9 @@ def check_constraint(constraint: Any, vllm_config: VllmConfig) -> tuple[TokenAut
         ParameterError: names the field, its value and the remedy.
     """
     _check_server(vllm_config)
-    _check_fields(constraint)
+    _check_fields(constraint, asked)
     kind, specification = get_structured_output_key(constraint)
-    name, shown = _named(constraint)
+    name, shown = asked or _named(constraint)
     if len(specification) > MAX_SPECIFICATION:
         raise ParameterError(name, shown, f"is {len(specification)} characters long; give at most {MAX_SPECIFICATION}")
     try:
@@ -103,10 +106,10 @@ def _check_server(vllm_config: VllmConfig) -> None:
         )  # fmt: skip
 
 
-def _check_fields(constraint: Any) -> None:
+def _check_fields(constraint: Any, asked: tuple[str, Any] | None) -> None:
     for name in ("grammar", "structural_tag", "json_object"):
         if (value := getattr(constraint, name)) is not None:
-            raise ParameterError(f"structured_outputs.{name}", value, REGULAR)
+            raise ParameterError(*(asked or (f"structured_outputs.{name}", value)), REGULAR)
     for name in ("whitespace_pattern", "disable_any_whitespace", "disable_additional_properties"):
         if value := getattr(constraint, name):
             raise ParameterError(f"structured_outputs.{name}", value, "not supported; leave it out")

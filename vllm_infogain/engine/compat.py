@@ -32,6 +32,7 @@ from vllm.platforms import current_platform
 from vllm.renderers import BaseRenderer
 from vllm.renderers.hf import HfRenderer
 from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import _SAMPLING_EPS as SAMPLING_EPS
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.tokenizers import cached_tokenizer_from_config
@@ -96,6 +97,7 @@ __all__ = [
     "LogprobsLists",
     "ModelRunnerOutput",
     "NewRequestData",
+    "OnlineRenderer",
     "OpenAIServingChat",
     "OpenAIServingCompletion",
     "OpenAIServingResponses",

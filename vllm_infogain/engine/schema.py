@@ -77,6 +77,8 @@ class _Served:
         self.parts += 1
         if self.parts > MAX_PARTS or depth > MAX_DEPTH:
             raise ValueError(f"its parts, with its references', are more than {MAX_PARTS}, or {MAX_DEPTH} deep")
+        if isinstance(schema, dict) and {"type", "anyOf"} <= schema.keys():
+            schema = _typed(schema)
         form = _check_keywords(schema)
         if form == "$ref":
             reference = schema["$ref"]
@@ -173,6 +175,16 @@ def _check_keywords(schema: Any) -> str | None:
             if not any(_is_of(value, one) for one in kinds):
                 raise ValueError(f"'type' {kind!r} does not go with {form!r}, of which it excludes {value!r}")
     return form
+
+
+def _typed(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with `anyOf` whose `type` is said by each of the alternatives, as far as they say none."""
+    kind, parts = schema["type"], _of(list, schema, "anyOf")
+    for part in parts:
+        if not isinstance(part, dict) or part.get("type", kind) != kind:
+            raise ValueError(f"'type' {kind!r} does not go with 'anyOf', of which it excludes {json.dumps(part)}")
+    rest = {key: value for key, value in schema.items() if key not in ("type", "anyOf")}
+    return rest | {"anyOf": [{"type": kind} | part for part in parts]}
 
 
 def _written(value: Any) -> Any:

@@ -34,7 +34,8 @@ def text_tokens(tokenizer: Any, vocab: int) -> dict[bytes, list[int]]:
     Raises:
         ValueError: what a token spells depends on its neighbours.
     """
-    left_out = {*tokenizer.all_special_ids, *(id for id, token in tokenizer.added_tokens_decoder.items() if token.special)}
+    added = tokenizer.added_tokens_decoder.items()
+    left_out = {*tokenizer.all_special_ids, *(token_id for token_id, token in added if token.special)}
     texts: dict[bytes, list[int]] = {}
     whole: dict[str, str] = {}  # tokens that spell characters, and which
     for token_id in set(tokenizer.get_vocab().values()) - left_out:
