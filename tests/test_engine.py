@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+import torch
 from checkpoints import write_llada
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, assert_preemptions_change_nothing, running
 
@@ -201,3 +202,14 @@ def test_one_candidate_at_temperature_0_is_the_greedy_sampler(engine: Engine):
         ours = engine.run([Job("greedy", knobs)])[0]
         greedy = engine.run([Job("greedy", {"sampler": "confidence", "tokens_per_step": 2})])[0]
         assert list(ours.outputs[0].token_ids) == list(greedy.outputs[0].token_ids)
+
+
+def test_weights_are_loaded_again_in_place(engine: Engine):
+    job = Job("again", {"tokens_per_step": 2}, 12)
+    with torch.no_grad():
+        for weight in engine.runner.get_model().parameters():
+            weight.zero_()
+    (lost,) = engine.run([job])
+    assert list(lost.outputs[0].token_ids) != engine.oracle(job).tokens
+    engine.llm.collective_rpc("reload_weights")
+    assert_matches_oracle(engine, job, engine.run([job])[0])
