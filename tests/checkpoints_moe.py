@@ -44,7 +44,7 @@ def write_sdar_moe(path: Path, *, omit: tuple[str, ...] = (), **fields: Any) -> 
     return partial(qwen3_moe, SimpleNamespace(**config), weights, config["norm_topk_prob"])
 
 
-def write_llada_moe(path: Path, *, omit: tuple[str, ...] = (), **fields: Any) -> Model:
+def write_llada_moe(path: Path, *, seed: int = 0, omit: tuple[str, ...] = (), **fields: Any) -> Model:
     """LLaDA-MoE-7B-A1B's names and fields; its attention sees everything."""
     config = SHAPE | {
         "architectures": ["LLaDAMoEModelLM"], "model_type": "llada",
@@ -55,7 +55,7 @@ def write_llada_moe(path: Path, *, omit: tuple[str, ...] = (), **fields: Any) ->
         "moe_router_score_function": "softmax", "moe_router_enable_expert_bias": False,
     } | fields  # fmt: skip
     config["mlp_only_layers"] = [layer for layer, experts in enumerate(config["moe_layer_freq"]) if not experts]
-    weights = qwen3_moe_weights(config, config["expert_intermediate_size"], config["dense_intermediate_size"])
+    weights = qwen3_moe_weights(config, config["expert_intermediate_size"], config["dense_intermediate_size"], seed)
     del config["mlp_only_layers"]
     save(path, config, weights, omit)
     length = config["max_position_embeddings"]  # one block holds every position
@@ -65,7 +65,7 @@ def write_llada_moe(path: Path, *, omit: tuple[str, ...] = (), **fields: Any) ->
     return partial(qwen3_moe, shape, weights, False)
 
 
-def write_llada2(path: Path, *, omit: tuple[str, ...] = (), **fields: Any) -> Model:
+def write_llada2(path: Path, *, seed: int = 0, omit: tuple[str, ...] = (), **fields: Any) -> Model:
     """LLaDA2.0-mini's names and fields: a dense layer, then experts in groups beside a shared one."""
     config = SHAPE | {
         "architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe",
@@ -75,7 +75,7 @@ def write_llada2(path: Path, *, omit: tuple[str, ...] = (), **fields: Any) -> Mo
         "num_shared_experts": 1, "n_group": 4, "topk_group": 2, "norm_topk_prob": True, "score_function": "sigmoid",
         "moe_router_enable_expert_bias": True, "router_dtype": "fp32", "routed_scaling_factor": 2.5, "block_size": 4,
     } | fields  # fmt: skip
-    draw = Draw()
+    draw = Draw(seed)
     hidden, head_dim, queries, keys = attention_sizes(config)
     weights = draw.ends(config, "model.word_embeddings.weight")
     for layer in range(config["num_hidden_layers"]):
@@ -137,9 +137,9 @@ def attention_sizes(config: dict) -> tuple[int, int, int, int]:
     return config["hidden_size"], head_dim, queries, keys
 
 
-def qwen3_moe_weights(config: dict, expert_width: int, dense_width: int) -> Weights:
+def qwen3_moe_weights(config: dict, expert_width: int, dense_width: int, seed: int = 0) -> Weights:
     """By the names of Qwen3-MoE, which SDAR-MoE and LLaDA-MoE share."""
-    draw = Draw()
+    draw = Draw(seed)
     hidden, head_dim, queries, keys = attention_sizes(config)
     weights = draw.ends(config, "model.embed_tokens.weight")
     for layer in range(config["num_hidden_layers"]):
