@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo check test serve lint setup browser clean
 
 demo: setup ## solve held-out puzzles with greedy samplers and with Info-Gain, on real vLLM
-	$(BIN)/python -m vllm_infogain.demo
+	$(BIN)/python -m vllm_infogain.embedded.demo
 
 check: setup lint ## what needs no engine to run, in 3 minutes: lint, types and the tests that start none
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not engine"

@@ -7,9 +7,9 @@ from typing import Any
 from benchmarks.authors_loop import Loop, Setting
 from benchmarks.engines import Job, Result, drive, measure, random_jobs, sudoku_jobs
 from benchmarks.models import RANDOM_SHAPE, random_checkpoint
+from vllm_infogain.embedded.evaluation import held_out
 from vllm_infogain.embedded.tasks import CANVAS, check
 from vllm_infogain.embedded.tokenizer import decode_answer
-from vllm_infogain.evaluation import held_out
 from vllm_infogain.reference import oracle
 from vllm_infogain.reference.llada import LLaDA
 
@@ -29,7 +29,7 @@ def verify(llm: Any, model: LLaDA, mask_id: int, jobs: Sequence[Job]) -> None:
     """Exact mode gives the oracle's tokens, and the greedy loop's."""
     from vllm import SamplingParams
 
-    from vllm_infogain.admission import decoding_params
+    from vllm_infogain.request.from_vllm import decoding_params
 
     for job, result in zip(jobs, drive(llm, jobs), strict=True):
         request = SamplingParams(

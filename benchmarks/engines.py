@@ -11,7 +11,7 @@ from typing import Any
 import vllm_infogain
 from benchmarks.models import RANDOM_SHAPE, SPECIALS, random_checkpoint
 from benchmarks.stopwatch import Forward, Stopwatch
-from vllm_infogain.evaluation import held_out
+from vllm_infogain.embedded.evaluation import held_out
 from vllm_infogain.reference.llada import LLaDAShape
 
 SHORT = 2.0  # seconds; a shorter measurement is repeated

@@ -16,9 +16,9 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # all of the engine's CPU ti
 
 import vllm_infogain
 from benchmarks.environment import environment, settings_text
+from vllm_infogain.embedded.evaluation import held_out, solve
 from vllm_infogain.embedded.tasks import CANVAS
-from vllm_infogain.evaluation import held_out, solve
-from vllm_infogain.params import ADAPTIVE_SAMPLERS, SAMPLERS
+from vllm_infogain.request.params import ADAPTIVE_SAMPLERS, SAMPLERS
 
 # At temperature 0 the bare `multiply` is one answer only, so that task draws its tokens at 1.
 TEMPERATURE = {"sudoku": 0.0, "countdown": 0.0, "judgement": 0.0, "multiplication": 1.0}

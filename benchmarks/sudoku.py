@@ -13,8 +13,8 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import vllm_infogain
 from benchmarks.environment import environment, settings_text
+from vllm_infogain.embedded.evaluation import held_out, solve
 from vllm_infogain.embedded.tasks import CANVAS
-from vllm_infogain.evaluation import held_out, solve
 
 GREEDY = [{"sampler": name} for name in ("entropy", "confidence", "margin", "uniform", "ar")]
 LOOKAHEAD = [

@@ -26,7 +26,7 @@ from vllm_infogain.patches import samples, wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine import compat
+    from vllm_infogain import compat
 
     wrap_once(compat.InputProcessor, "process_inputs", _make_complete_request)
     wrap_once(compat.AsyncLLM, "generate", _check_before_streaming)
@@ -37,8 +37,8 @@ def apply() -> None:
 
 def _make_complete_request(process_inputs):
     def wrapper(self, request_id, prompt, params, *args, **kwargs):
-        from vllm_infogain.admission import check_constraint_first, check_request, refusing
-        from vllm_infogain.plugin import is_active
+        from vllm_infogain.engine.identity import is_active
+        from vllm_infogain.serving.admission import check_constraint_first, check_request, refusing
 
         if not is_active(self.vllm_config):
             samples.verify(params)
@@ -66,9 +66,9 @@ def _make_complete_request(process_inputs):
 
 def _check_before_streaming(generate):
     def wrapper(self, prompt, sampling_params, request_id, **kwargs):
-        from vllm_infogain.admission import check_constraint_first
         from vllm_infogain.checking import generate_checked
-        from vllm_infogain.plugin import is_active
+        from vllm_infogain.engine.identity import is_active
+        from vllm_infogain.serving.admission import check_constraint_first
 
         start = partial(generate, self, prompt, sampling_params, request_id, **kwargs)
         if not is_active(self.vllm_config):
@@ -88,8 +88,8 @@ def _check_before_streaming(generate):
 
 
 def _check_generation(engine, prompt, sampling_params, *, lora_request=None, priority=0, **_) -> None:
-    from vllm_infogain.admission import check_request, check_server_limit
-    from vllm_infogain.infill import SEED
+    from vllm_infogain.request.canvas import SEED
+    from vllm_infogain.serving.admission import check_request, check_server_limit
 
     # The server made its own prompt, and shows and counts what we leave of it; any other is its caller's.
     cut = prompt if "type" in prompt else dict(prompt)
@@ -131,8 +131,8 @@ def _keep_what_was_asked_for(to_sampling_params):
 
 def _without_canvas(extract_prompt_len):
     def wrapper(self, prompt):
-        from vllm_infogain.admission import check_room, refusing
-        from vllm_infogain.plugin import is_active
+        from vllm_infogain.engine.identity import is_active
+        from vllm_infogain.serving.admission import check_room, refusing
 
         engine = getattr(self, "engine_client", None)
         ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
@@ -152,7 +152,7 @@ def _without_canvas(extract_prompt_len):
 
 def _rendered(processor, prompt, tokenization_kwargs):
     """As `process_inputs` itself renders a raw prompt: there nobody could cut the masks off it before it is checked."""
-    from vllm_infogain.engine.compat import parse_model_prompt
+    from vllm_infogain.compat import parse_model_prompt
 
     renderer = processor.renderer
     tok_params = renderer.default_cmpl_tok_params.with_kwargs(**(tokenization_kwargs or {}))
@@ -162,23 +162,23 @@ def _rendered(processor, prompt, tokenization_kwargs):
 
 def _with_canvas(processor, params, engine_input):
     """Parameters that hold what the prompt's masks ask for; the prompt itself ends, in place, before the first mask."""
-    from vllm_infogain import infill
-    from vllm_infogain.admission import given_canvas, refusing
-    from vllm_infogain.engine.compat import SamplingParams
+    from vllm_infogain.compat import SamplingParams
+    from vllm_infogain.serving import infilling
+    from vllm_infogain.serving.admission import given_canvas, refusing
 
     if not isinstance(params, SamplingParams):
         return params
     mask_id, tokenizer = processor.model_config.hf_config.mask_token_id, processor.tokenizer
     with refusing():
         mask_text = None if tokenizer is None else tokenizer.convert_ids_to_tokens([mask_id])[0]
-        infill.cut_prompt(engine_input, mask_id, mask_text, inserts=getattr(params, "inserts", False))
-        return infill.with_canvas(params, engine_input.get(infill.GAP), given_canvas(params))
+        infilling.cut_prompt(engine_input, mask_id, mask_text, inserts=getattr(params, "inserts", False))
+        return infilling.with_canvas(params, engine_input.get(infilling.GAP), given_canvas(params))
 
 
 def _filled_in(processor, params: Any, prompt_length: int):
     """Parameters as `process_inputs` completes them, with stop tokens, bad words as tokens and a length, or refuses."""
-    from vllm_infogain.admission import check_constraint_first
-    from vllm_infogain.engine.compat import SamplingParams
+    from vllm_infogain.compat import SamplingParams
+    from vllm_infogain.serving.admission import check_constraint_first
 
     if not isinstance(params, SamplingParams):
         return params

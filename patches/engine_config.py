@@ -15,7 +15,7 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine.compat import EngineArgs
+    from vllm_infogain.compat import EngineArgs
 
     wrap_once(EngineArgs, "create_model_config", _ours_for_our_models)
     wrap_once(EngineArgs, "create_engine_config", _checked)
@@ -25,7 +25,7 @@ def _ours_for_our_models(create_model_config):
     def wrapper(self):
         from vllm_infogain.model_executors import EXECUTORS
 
-        from vllm_infogain.startup import check_model
+        from vllm_infogain.engine.config_check import check_model
 
         model_config = create_model_config(self)
         if _asks_for_us(self):
@@ -41,9 +41,9 @@ def _ours_for_our_models(create_model_config):
 
 def _checked(create_engine_config):
     def wrapper(self, *args, **kwargs):
-        from vllm_infogain.engine.compat import EngineArgs
-        from vllm_infogain.engine_arguments import check_arguments
-        from vllm_infogain.startup import check_engine, check_tokens
+        from vllm_infogain.compat import EngineArgs
+        from vllm_infogain.engine.arguments import check_arguments
+        from vllm_infogain.engine.config_check import check_engine, check_tokens
 
         if _asks_for_us(self):
             check_arguments(self, EngineArgs)
@@ -57,15 +57,15 @@ def _checked(create_engine_config):
 
 
 def _asks_for_us(engine_args: Any) -> bool:
-    from vllm_infogain.plugin import SCHEDULER, WORKER
+    from vllm_infogain.engine.identity import SCHEDULER, WORKER
 
     return engine_args.scheduler_cls == SCHEDULER or engine_args.worker_cls == WORKER
 
 
 def _switch_on(engine_args: Any, model_config: Any) -> None:
     """Give the arguments that nobody gave our values; those that somebody gave are checked against them."""
-    from vllm_infogain.engine.compat import EngineArgs, init_logger
-    from vllm_infogain.engine_arguments import check_arguments, defaults_of
+    from vllm_infogain.compat import EngineArgs, init_logger
+    from vllm_infogain.engine.arguments import check_arguments, defaults_of
     from vllm_infogain.plugin import engine_args as presets
     from vllm_infogain.plugin import join
 

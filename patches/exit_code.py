@@ -12,7 +12,7 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine import compat
+    from vllm_infogain import compat
 
     for caller in (compat.launcher, compat.vllm_error):
         wrap_once(caller, "terminate_if_errored", _remember)
@@ -31,7 +31,7 @@ def _remember(terminate_if_errored):
 
 def _fail_with_the_engine(serve_http):
     async def wrapper(app, *args, **kwargs):
-        from vllm_infogain.plugin import is_active
+        from vllm_infogain.engine.identity import is_active
 
         closing = await serve_http(app, *args, **kwargs)
         engine = app.state.engine_client

@@ -26,7 +26,7 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine import compat
+    from vllm_infogain import compat
 
     for seam in ("_tokenize_singleton_prompt", "_tokenize_singleton_prompt_async"):
         wrap_once(compat.BaseRenderer, seam, _truncate_no_canvas)
@@ -39,9 +39,9 @@ def apply() -> None:
 
 def _truncate_no_canvas(tokenize):
     def wrapper(self, prompt, params):
-        from vllm_infogain import marks
-        from vllm_infogain.admission import refusing
-        from vllm_infogain.plugin import is_active
+        from vllm_infogain.engine.identity import is_active
+        from vllm_infogain.serving import mask_syntax as marks
+        from vllm_infogain.serving.admission import refusing
 
         if is_active(self.config) and _mask_id(self) in (prompt.get("prompt_token_ids") or ()):
             with refusing():
@@ -53,7 +53,7 @@ def _truncate_no_canvas(tokenize):
 
 def _tokenize(tokenize_prompt):
     def wrapper(self, prompt, params):
-        from vllm_infogain import marks
+        from vllm_infogain.serving import mask_syntax as marks
 
         mask_text = _mask_text(self)
         if mask_text is None:
@@ -93,8 +93,8 @@ def _leave_special_tokens_to_the_template(build_tok_params):
 
 def _suffix_behind_a_mask(render_completion_suffix):
     def wrapper(self, prompt, suffix):
-        from vllm_infogain import marks
-        from vllm_infogain.admission import refusing
+        from vllm_infogain.serving import mask_syntax as marks
+        from vllm_infogain.serving.admission import refusing
 
         mask_text = _mask_text(self)
         if mask_text is None:
@@ -133,7 +133,7 @@ def _continue_last_message_async(render_messages):
 
 def _mask_text(renderer) -> str | None:
     """How the tokenizer writes the mask token, as our mark if it has none; None where the engine is not ours."""
-    from vllm_infogain.plugin import is_active
+    from vllm_infogain.engine.identity import is_active
 
     if renderer.tokenizer is None or not is_active(renderer.config):
         return None
@@ -160,9 +160,9 @@ def _spelt(renderer, ids: list[int]) -> str:
 
 def _expanded(renderer, prompt, params, mask_text: str):
     """A prompt whose text has the model's mask token for marks."""
-    from vllm_infogain import marks
-    from vllm_infogain.admission import refusing
-    from vllm_infogain.values import ParameterError
+    from vllm_infogain.request.fields import ParameterError
+    from vllm_infogain.serving import mask_syntax as marks
+    from vllm_infogain.serving.admission import refusing
 
     with refusing():
         marks.check_whole(params.truncate_prompt_tokens)
@@ -173,9 +173,9 @@ def _expanded(renderer, prompt, params, mask_text: str):
 
 
 def _check_typed(renderer, text: str, mask_text: str) -> None:
-    from vllm_infogain import marks
-    from vllm_infogain.admission import refusing
-    from vllm_infogain.values import ParameterError
+    from vllm_infogain.request.fields import ParameterError
+    from vllm_infogain.serving import mask_syntax as marks
+    from vllm_infogain.serving.admission import refusing
 
     with refusing():
         if not text:
@@ -186,8 +186,8 @@ def _check_typed(renderer, text: str, mask_text: str) -> None:
 
 
 def _check_masks_spelt(renderer, ids: list[int]) -> None:
-    from vllm_infogain import marks
-    from vllm_infogain.admission import refusing
+    from vllm_infogain.serving import mask_syntax as marks
+    from vllm_infogain.serving.admission import refusing
 
     tokenizer = renderer.get_tokenizer()
     if tokenizer.unk_token_id != tokenizer.eos_token_id:  # where they are one, nothing is unknown
@@ -202,8 +202,8 @@ def _last_of_assistant(messages):
 
 def _with_masks(renderer, messages, params):
     """Messages and ChatParams with the masks of a last assistant message as mask tokens, to be continued."""
-    from vllm_infogain import marks
-    from vllm_infogain.admission import refusing
+    from vllm_infogain.serving import mask_syntax as marks
+    from vllm_infogain.serving.admission import refusing
 
     mask_text, last = _mask_text(renderer), _last_of_assistant(messages)
     if mask_text is None or last is None:
@@ -220,8 +220,8 @@ def _with_masks(renderer, messages, params):
 
 def _check_chat(renderer, messages, prompt) -> None:
     """Refuse a rendered chat unless all of its masks are the last assistant message's."""
-    from vllm_infogain import marks
-    from vllm_infogain.admission import refusing
+    from vllm_infogain.serving import mask_syntax as marks
+    from vllm_infogain.serving.admission import refusing
 
     mask_text, last = _mask_text(renderer), _last_of_assistant(messages)
     if mask_text is not None and "prompt" in prompt:

@@ -10,7 +10,7 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine import compat
+    from vllm_infogain import compat
 
     wrap_once(compat.BeamSearchOnlineMixin, "beam_search", _refuse)
     wrap_once(compat.BeamSearchOfflineMixin, "beam_search", _refuse)
@@ -18,8 +18,8 @@ def apply() -> None:
 
 def _refuse(beam_search):
     def wrapper(self, *args, **kwargs):
-        from vllm_infogain.admission import RequestError
-        from vllm_infogain.plugin import is_active
+        from vllm_infogain.engine.identity import is_active
+        from vllm_infogain.serving.admission import RequestError
 
         engine = self.engine_client if hasattr(self, "engine_client") else self.llm_engine
         if is_active(engine.vllm_config):

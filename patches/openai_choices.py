@@ -3,7 +3,7 @@
 Why: vLLM makes choices out of the fields of `CompletionOutput` that it knows, and its stream generators pass over
     outputs without tokens, in 0.32 even one that says how a request ended; nothing lets a plugin add to either.
 How: wrap the functions that make a response of outputs. Whole responses: their choices stand in the order of the
-    outputs, and each gets its report. Streams: see `vllm_infogain/streams.py`. `/v1/responses` has no choices; there
+    outputs, and each gets its report. Streams: see `serving/streams.py`. `/v1/responses` has no choices; there
     the report travels in `kv_transfer_params`. Engines that are not ours are left alone.
 Upstream: none.
 Remove when: response choices carry what a plugin adds to CompletionOutput.
@@ -15,7 +15,7 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine import compat
+    from vllm_infogain import compat
 
     wrap_once(compat.OpenAIServingCompletion, "request_output_to_completion_response", _report_completions)
     wrap_once(compat.OpenAIServingCompletion, "completion_stream_generator", _stream_completions)
@@ -57,7 +57,7 @@ def _report_chat(full_generator):
 
 
 def _is_ours(serving) -> bool:
-    from vllm_infogain.plugin import is_active
+    from vllm_infogain.engine.identity import is_active
 
     return is_active(serving.engine_client.vllm_config)
 
@@ -121,10 +121,10 @@ def _stream(serving, request, result_generator, tokenizer, made_of, blank, heade
         made_of: vLLM's stream generator, of engine outputs.
         blank, header: of `ReportStream`.
     """
-    from vllm_infogain.engine.compat import should_include_usage
-    from vllm_infogain.engine.vocabulary import shown
-    from vllm_infogain.settings import parse_settings
-    from vllm_infogain.streams import CanvasStream, ReportStream
+    from vllm_infogain.compat import should_include_usage
+    from vllm_infogain.grammar.vocabulary import shown
+    from vllm_infogain.request.settings import parse_settings
+    from vllm_infogain.serving.streams import CanvasStream, ReportStream
 
     if not _is_ours(serving):
         return made_of(result_generator)

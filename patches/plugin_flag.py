@@ -16,7 +16,7 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine.compat import EngineArgs
+    from vllm_infogain.compat import EngineArgs
 
     wrap_once(EngineArgs, "add_cli_args", _with_flag)
 
@@ -49,10 +49,10 @@ def _then_preset(parser: argparse.ArgumentParser, parse_known_args):
 
 
 def _preset(parser: argparse.ArgumentParser, namespace: argparse.Namespace, args: Sequence[str]) -> None:
-    from vllm_infogain.engine.compat import EngineArgs
-    from vllm_infogain.engine_arguments import check_arguments
+    from vllm_infogain.compat import EngineArgs
+    from vllm_infogain.engine.arguments import check_arguments
     from vllm_infogain.plugin import embedded_args, engine_args, join
-    from vllm_infogain.values import ParameterError
+    from vllm_infogain.request.fields import ParameterError
 
     presets = engine_args()
     if getattr(namespace, "model_tag", None) is None and not _is_given(parser, "model", args):

@@ -13,7 +13,7 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine import compat
+    from vllm_infogain import compat
 
     wrap_once(compat.RequestState, "make_request_output", _take_message)
     wrap_once(compat.RequestState, "_new_completion_output", _attach_progress)
@@ -23,7 +23,7 @@ def _take_message(make_request_output):
     def wrapper(
         self, new_token_ids, pooling_output, finish_reason, stop_reason, kv_transfer_params=None, *args, **kwargs
     ):
-        from vllm_infogain.progress import Progress
+        from vllm_infogain.serving.progress import Progress
 
         if kv_transfer_params and "infogain" in kv_transfer_params:
             others = dict(kv_transfer_params)

@@ -13,14 +13,14 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine import compat
+    from vllm_infogain import compat
 
     wrap_once(compat.OpenAIServingResponses, "_generate_with_builtin_tools", _check_before_response)
 
 
 def _check_before_response(generate_with_builtin_tools):
     def wrapper(self, request_id, engine_input, sampling_params, *args, **kwargs):
-        from vllm_infogain.plugin import is_active
+        from vllm_infogain.engine.identity import is_active
 
         if is_active(self.engine_client.vllm_config):
             _refuse_steps(sampling_params, self.engine_client.vllm_config)
@@ -32,10 +32,10 @@ def _check_before_response(generate_with_builtin_tools):
 
 
 def _refuse_steps(sampling_params, vllm_config) -> None:
-    from vllm_infogain.admission import RequestError
-    from vllm_infogain.engine.compat import RequestOutputKind
-    from vllm_infogain.settings import parse_settings
-    from vllm_infogain.values import ParameterError
+    from vllm_infogain.compat import RequestOutputKind
+    from vllm_infogain.request.fields import ParameterError
+    from vllm_infogain.request.settings import parse_settings
+    from vllm_infogain.serving.admission import RequestError
 
     wanted = (parse_settings(vllm_config.additional_config)[1] | (sampling_params.extra_args or {})).get("stream_mode")
     if wanted == "canvas" and sampling_params.output_kind == RequestOutputKind.DELTA:

@@ -16,7 +16,7 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine.compat import api_server_entry
+    from vllm_infogain.compat import api_server_entry
 
     wrap_once(api_server_entry, "build_app", _with_checked_routes)
 
@@ -39,7 +39,7 @@ def post_routes(app) -> list[Any]:
 def _checked(route, endpoint):
     async def wrapper(**values):
         from vllm_infogain.checking import after_checks
-        from vllm_infogain.plugin import is_active
+        from vllm_infogain.engine.identity import is_active
 
         request = values.get(route.dependant.request_param_name)
         engine = None if request is None else getattr(request.app.state, "engine_client", None)
@@ -52,8 +52,8 @@ def _checked(route, endpoint):
 
 
 async def _check_names(route, request) -> None:
-    from vllm_infogain.admission import SAMPLING_DEFAULTS, refusing
     from vllm_infogain.bodies import check_body, check_sampling_body
+    from vllm_infogain.serving.admission import SAMPLING_DEFAULTS, refusing
 
     fields = known_fields(route)
     if not fields:
@@ -68,7 +68,7 @@ async def _check_names(route, request) -> None:
 
 def known_fields(route) -> frozenset[str]:
     """Names that an endpoint's body may have; none if it has no body of named fields."""
-    from vllm_infogain.engine import compat
+    from vllm_infogain import compat
 
     if route.body_field is None:
         # Amazon's name for completions and chats: which of them a body is, is found out by the endpoint.

@@ -17,7 +17,7 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine import compat
+    from vllm_infogain import compat
 
     wrap_once(compat.SamplingParams, "_verify_greedy_sampling", _verified_at_admission)
     wrap_once(compat.ParentRequest, "_get_child_sampling_params", _with_hashed_seed)
@@ -29,7 +29,7 @@ def verify(params) -> None:
     Raises:
         VLLMValidationError: several samples at temperature 0.
     """
-    from vllm_infogain.engine.compat import SAMPLING_EPS, SamplingParams
+    from vllm_infogain.compat import SAMPLING_EPS, SamplingParams
 
     if isinstance(params, SamplingParams) and params.temperature < SAMPLING_EPS:
         inspect.unwrap(SamplingParams._verify_greedy_sampling)(params)

@@ -14,15 +14,15 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine.compat import StatLoggerManager
+    from vllm_infogain.compat import StatLoggerManager
 
     wrap_once(StatLoggerManager, "__init__", _with_ours)
 
 
 def _with_ours(init):
     def wrapper(self, vllm_config, *args, **kwargs):
+        from vllm_infogain.engine.identity import is_active
         from vllm_infogain.engine.metrics import InfoGainStatLogger
-        from vllm_infogain.plugin import is_active
 
         init(self, vllm_config, *args, **kwargs)
         if is_active(vllm_config):

@@ -15,7 +15,7 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.engine import compat
+    from vllm_infogain import compat
 
     # Each has a parser of its own making: one prepares requests, the others read texts.
     wrap_once(compat.OnlineRenderer, "__init__", partial(_with_parser_of_ours, "parser"))
@@ -25,7 +25,7 @@ def apply() -> None:
 
 def _with_parser_of_ours(name, init):
     def wrapper(self, *args, **kwargs):
-        from vllm_infogain.plugin import is_active
+        from vllm_infogain.engine.identity import is_active
 
         init(self, *args, **kwargs)
         parser = getattr(self, name)
@@ -51,7 +51,7 @@ def parser_of_ours(parser):
         tool_parser_cls = calls
 
         def adjust_request(self, request):
-            from vllm_infogain.admission import refusing
+            from vllm_infogain.serving.admission import refusing
             from vllm_infogain.tools import check_calls, check_tools
 
             with refusing():

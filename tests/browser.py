@@ -14,8 +14,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from waiting import PATIENCE
 
-from vllm_infogain.page import ROUTE
-from vllm_infogain.params import SAMPLERS
+from vllm_infogain.request.params import SAMPLERS
+from vllm_infogain.serving.page import ROUTE
 
 OPTIONS = (
     "--headless=new",

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from vllm_infogain.embedded.tokenizer import EOS, MASK, VOCAB, save_tokenizer
+from vllm_infogain.library import block_causal
 from vllm_infogain.reference.llada import LLaDA, LLaDAShape
-from vllm_infogain.standalone import block_causal
 
 
 def write_llada(path: Path, *, sharpness: float = 3.0, seed: int = 0, **shape) -> LLaDA:

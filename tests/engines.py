@@ -100,9 +100,9 @@ class Engine:
         return hit
 
     def oracle(self, job: Job) -> oracle.OracleResult:
-        from vllm_infogain.admission import decoding_params
-        from vllm_infogain.engine.compat import get_structured_output_key
-        from vllm_infogain.engine.grammar import automaton_of, model_tokens, pattern_of
+        from vllm_infogain.compat import get_structured_output_key
+        from vllm_infogain.grammar.backend import automaton_of, model_tokens, pattern_of
+        from vllm_infogain.request.from_vllm import decoding_params
 
         sampling_params = job.sampling_params()
         tokenizer = self.llm.get_tokenizer()

@@ -119,7 +119,7 @@ def patch_vllm() -> None:
 
 def one_tensor_twice() -> Any:
     """The model is traced with one tensor as its tokens and its positions."""
-    from vllm_infogain.engine.compat import set_forward_context
+    from vllm_infogain.compat import set_forward_context
     from vllm_infogain.engine.model_host import ModelHost
 
     @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vllm_infogain.params import LOOKAHEAD_SAMPLERS, READERS
+from vllm_infogain.request.params import LOOKAHEAD_SAMPLERS, READERS
 
 
 def fitting(knobs: dict[str, Any]) -> dict[str, Any]:

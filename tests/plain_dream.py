@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from transformers import DynamicCache, Qwen2ForCausalLM
 
-from vllm_infogain.standalone import shifted
+from vllm_infogain.library import shifted
 
 Kept = list[tuple[torch.Tensor, torch.Tensor]]  # of each layer: rotated keys and values [1, kv_heads, length, head_dim]
 

@@ -177,8 +177,8 @@ def pretended_model(runner: Any) -> Iterator[list[int]]:
     Yields:
         The rows of every turn of logits that is read meanwhile.
     """
+    from vllm_infogain.compat import build_attn_metadata
     from vllm_infogain.engine import model_host
-    from vllm_infogain.engine.compat import build_attn_metadata
     from vllm_infogain.engine.pages import KVPages
 
     pretend_kernels()

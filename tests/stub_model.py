@@ -6,11 +6,11 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling import make_decoder
 from vllm_infogain.sampling.decoder import Decoder, Pending
-from vllm_infogain.sampling.extent import Extent
-from vllm_infogain.sampling.reading import read
+from vllm_infogain.sampling.forward_window import Extent
+from vllm_infogain.sampling.read_logits import read
 
 VOCAB, MASK_ID = 7, 6
 

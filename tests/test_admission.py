@@ -9,10 +9,13 @@ from vllm import SamplingParams
 from vllm.config import CUDAGraphMode, StructuredOutputsConfig
 from vllm.engine.arg_utils import EngineArgs
 
-from vllm_infogain import ParameterError, plugin, startup
-from vllm_infogain.admission import check_request, decoding_params
+from vllm_infogain import ParameterError, plugin
 from vllm_infogain.embedded.tokenizer import EOS, MASK, VOCAB
-from vllm_infogain.startup import check_attention_backends, check_engine
+from vllm_infogain.engine import config_check as startup
+from vllm_infogain.engine import identity
+from vllm_infogain.engine.config_check import check_attention_backends, check_engine
+from vllm_infogain.request.from_vllm import decoding_params
+from vllm_infogain.serving.admission import check_request
 
 
 def config(checkpoint: Path, **settings):
@@ -63,8 +66,8 @@ def test_an_engine_for_one_of_our_models_is_ours_unasked(checkpoint, served):
     plugin.register()
     own = {"dtype": "float32", "max_num_batched_tokens": 512, "seed": 3, "max_num_seqs": 7}
     unasked = EngineArgs(model=str(checkpoint), **own).create_engine_config()
-    assert plugin.is_active(unasked)
-    assert unasked.parallel_config.worker_cls == plugin.WORKER
+    assert identity.is_active(unasked)
+    assert unasked.parallel_config.worker_cls == identity.WORKER
     for of in ("cache_config", "scheduler_config", "structured_outputs_config"):
         asked = config(checkpoint, **own)
         assert repr(getattr(unasked, of)) == repr(getattr(asked, of))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_infogain.sampling.automaton import NEVER, TokenAutomaton, allowed, is_completable
-from vllm_infogain.sampling.spelling import Spelling, over_tokens
+from vllm_infogain.grammar.automaton import NEVER, TokenAutomaton, allowed, is_completable
+from vllm_infogain.grammar.token_dfa import Spelling, over_tokens
 
 VOCAB, MASK = 5, 4
 TOKENS = range(VOCAB - 1)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_model import MASK_ID, VOCAB, Forwards, StubModel, drive
 
-from vllm_infogain.params import LOOKAHEAD_SAMPLERS, SAMPLERS, DecodingParams
 from vllm_infogain.reference import oracle
+from vllm_infogain.request.params import LOOKAHEAD_SAMPLERS, SAMPLERS, DecodingParams
 from vllm_infogain.sampling import make_decoder
-from vllm_infogain.sampling.reading import read
+from vllm_infogain.sampling.read_logits import read
 from vllm_infogain.sampling.schedule import plan_blocks
 
 PROMPT = [1, 2, 3]

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from stub_model import MASK_ID, Forwards, StubModel, drive, run
 
-from vllm_infogain.params import DecodingParams
 from vllm_infogain.reference import oracle
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling import make_decoder
-from vllm_infogain.sampling.extent import Extent
-from vllm_infogain.sampling.reading import read
+from vllm_infogain.sampling.forward_window import Extent
+from vllm_infogain.sampling.read_logits import read
 
 
 def extents(params: DecodingParams, prompt: list[int], computed: int = 0) -> list[Extent]:

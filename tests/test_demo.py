@@ -10,7 +10,7 @@ from waiting import PATIENCE
 
 @pytest.mark.engine
 def test_the_demo_prints_a_table_and_one_puzzle_being_filled():
-    command = [sys.executable, "-m", "vllm_infogain.demo", "--problems", "24"]
+    command = [sys.executable, "-m", "vllm_infogain.embedded.demo", "--problems", "24"]
     output = subprocess.run(
         command, check=True, capture_output=True, text=True, encoding="utf-8", timeout=PATIENCE
     ).stdout

@@ -19,7 +19,7 @@ from checkpoints import write_llada, write_sdar
 from engines import running
 from pretended_cuda import WAITED, Pretended, PretendedCuda, pretended_model
 
-from vllm_infogain.params import SAMPLERS
+from vllm_infogain.request.params import SAMPLERS
 
 pytestmark = pytest.mark.engine
 

@@ -12,8 +12,8 @@ from vllm import ModelRegistry
 from vllm_infogain.model_executors import CONFIGS
 
 from vllm_infogain import plugin
-from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.track import Track
+from vllm_infogain.request.params import DecodingParams
+from vllm_infogain.sampling.canvas_state import Track
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,8 +8,8 @@ import pytest
 from engines import Engine, Job, assert_matches_oracle, running
 
 from vllm_infogain.embedded import model_path, tasks
+from vllm_infogain.embedded.evaluation import Score, held_out, solve
 from vllm_infogain.embedded.tokenizer import EOS, MASK, VOCAB
-from vllm_infogain.evaluation import Score, held_out, solve
 
 PUZZLES = 300
 

@@ -8,7 +8,7 @@ from checkpoints import write_llada
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, assert_preemptions_change_nothing, running
 
 import vllm_infogain
-from vllm_infogain.params import SAMPLERS, SCORE_SAMPLERS
+from vllm_infogain.request.params import SAMPLERS, SCORE_SAMPLERS
 
 pytestmark = pytest.mark.engine
 

@@ -13,8 +13,8 @@ from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 
 from vllm_infogain import ParameterError, plugin
-from vllm_infogain.engine.compat import EngineArgs
-from vllm_infogain.engine_arguments import HONOURED, NEUTRAL, REFUSED, check_arguments, defaults_of
+from vllm_infogain.compat import EngineArgs
+from vllm_infogain.engine.arguments import HONOURED, NEUTRAL, REFUSED, check_arguments, defaults_of
 
 # A value of each refused argument that asks for something.
 ASKED: dict[str, Any] = {

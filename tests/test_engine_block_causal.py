@@ -9,7 +9,7 @@ from jobs import BLOCK_CAUSAL, PREFIX
 from knobs import fitting
 
 import vllm_infogain
-from vllm_infogain.params import SAMPLERS
+from vllm_infogain.request.params import SAMPLERS
 
 pytestmark = pytest.mark.engine
 

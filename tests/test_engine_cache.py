@@ -7,7 +7,7 @@ from jobs import CACHED
 from knobs import fitting
 
 import vllm_infogain
-from vllm_infogain.params import SAMPLERS
+from vllm_infogain.request.params import SAMPLERS
 
 pytestmark = pytest.mark.engine
 

@@ -11,7 +11,7 @@ from knobs import fitting
 
 import vllm_infogain
 from vllm_infogain.embedded.tokenizer import EOS, VOCAB, encode
-from vllm_infogain.params import ADAPTIVE_SAMPLERS, SAMPLERS
+from vllm_infogain.request.params import ADAPTIVE_SAMPLERS, SAMPLERS
 
 pytestmark = pytest.mark.engine
 

@@ -11,7 +11,7 @@ from knobs import fitting
 
 import vllm_infogain
 from vllm_infogain.engine import runner
-from vllm_infogain.params import SAMPLERS
+from vllm_infogain.request.params import SAMPLERS
 
 pytestmark = pytest.mark.engine
 

@@ -4,7 +4,7 @@ import pytest
 from checkpoints import write_llada
 from engines import Engine, Job, running
 
-from vllm_infogain.constraints import MOST_TOKENS, Constraints
+from vllm_infogain.request.constraints import MOST_TOKENS, Constraints
 
 pytestmark = pytest.mark.engine
 

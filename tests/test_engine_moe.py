@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 import vllm_infogain
 from vllm_infogain import plugin
-from vllm_infogain.params import SAMPLERS
+from vllm_infogain.request.params import SAMPLERS
 
 pytestmark = pytest.mark.engine
 

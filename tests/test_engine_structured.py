@@ -14,7 +14,7 @@ from engines import MASK_ID, Engine, Job, assert_matches_oracle, running
 from knobs import fitting
 
 from vllm_infogain.embedded.tokenizer import EOS, VOCAB, encode
-from vllm_infogain.params import ADAPTIVE_SAMPLERS, SAMPLERS
+from vllm_infogain.request.params import ADAPTIVE_SAMPLERS, SAMPLERS
 
 pytestmark = pytest.mark.engine
 

@@ -15,7 +15,7 @@ from server import is_healthy, serve
 from waiting import PATIENCE
 
 from vllm_infogain.embedded import SERVED_NAME
-from vllm_infogain.params import PARSERS
+from vllm_infogain.request.params import PARSERS
 
 pytestmark = pytest.mark.engine
 

@@ -19,12 +19,13 @@ from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
 from vllm_infogain import ParameterError
 from vllm_infogain.embedded.tokenizer import VOCAB, encode
-from vllm_infogain.engine import grammar, regular
-from vllm_infogain.engine.grammar import CanvasGrammar, ModelTokens, automaton_of, compiled, model_tokens, pattern_of
-from vllm_infogain.sampling import spelling
-from vllm_infogain.sampling.automaton import TokenAutomaton, allowed, is_completable
-from vllm_infogain.sampling.spelling import Spelling
-from vllm_infogain.structured import check_structured_outputs
+from vllm_infogain.grammar import backend as grammar
+from vllm_infogain.grammar import regex as regular
+from vllm_infogain.grammar import token_dfa as spelling
+from vllm_infogain.grammar.automaton import TokenAutomaton, allowed, is_completable
+from vllm_infogain.grammar.backend import CanvasGrammar, ModelTokens, automaton_of, compiled, model_tokens, pattern_of
+from vllm_infogain.grammar.token_dfa import Spelling
+from vllm_infogain.serving.structured_outputs import check_structured_outputs
 
 END, BLANK = 0, 1
 PIECES = ["a", "b", "c", "ab", "bc", "aab", "é", '"', "{", "}", ":", "1", "-", ".", "e+", "ok", "true", " ", "1.5"]

@@ -15,12 +15,13 @@ from vllm.renderers import ChatParams, renderer_from_config
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 
 from vllm_infogain import ParameterError
-from vllm_infogain.admission import check_request, check_server_limit, given_canvas
+from vllm_infogain.compat import ResponsesRequest, VLLMValidationError
 from vllm_infogain.embedded.tokenizer import ANSWER, BOS, EOS, MASK, VOCAB, encode
-from vllm_infogain.engine.compat import ResponsesRequest, VLLMValidationError
-from vllm_infogain.infill import GAP, Gap, check_infill, cut_prompt, initial_canvas, with_canvas
-from vllm_infogain.marks import check_typed, expand_marks
-from vllm_infogain.params import parse_params
+from vllm_infogain.request.canvas import check_infill, initial_canvas
+from vllm_infogain.request.params import parse_params
+from vllm_infogain.serving.admission import check_request, check_server_limit, given_canvas
+from vllm_infogain.serving.infilling import GAP, Gap, cut_prompt, with_canvas
+from vllm_infogain.serving.mask_syntax import check_typed, expand_marks
 
 M = VOCAB[MASK]
 STOP = VOCAB[EOS]

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_infogain.engine.batch import SequenceGroup, build_batch
-from vllm_infogain.engine.layout import layout, most_own_pages
+from vllm_infogain.engine.kv_layout import layout, most_own_pages
 from vllm_infogain.engine.records import GroupPlan
-from vllm_infogain.sampling.extent import Extent
+from vllm_infogain.sampling.forward_window import Extent
 
 extents = st.tuples(st.integers(1, 200), st.integers(1, 200), st.integers(0, 200)).map(
     lambda sizes: Extent(

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from vllm_infogain.constraints import Constraints
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.grammar.automaton import TokenAutomaton
+from vllm_infogain.request.constraints import Constraints
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling import rows, slices
-from vllm_infogain.sampling.automaton import TokenAutomaton
-from vllm_infogain.sampling.question import Comparison, Question
-from vllm_infogain.sampling.reading import read
+from vllm_infogain.sampling.metadata import Comparison, Question
+from vllm_infogain.sampling.read_logits import read
 from vllm_infogain.sampling.rehearsal import rehearse
 
 ROWS, VOCAB, MASK_ID = 256, 8192, 0

@@ -20,10 +20,10 @@ from vllm_infogain.patches import stat_logger
 from waiting import wait_until
 
 import vllm_infogain
-from vllm_infogain import plugin
-from vllm_infogain.engine import compat, metrics
-from vllm_infogain.engine.meter import COUNTED
+from vllm_infogain import compat
+from vllm_infogain.engine import identity, metrics
 from vllm_infogain.engine.records import StepFigures, StepResult
+from vllm_infogain.engine.stats import COUNTED
 
 DASHBOARD = Path(vllm_infogain.__file__).parent / "engine" / "grafana_dashboard.json"
 SERVED = "tiny"
@@ -318,7 +318,7 @@ def test_nothing_is_counted_twice_after_a_preemption(checkpoint):
 # The seam.
 
 
-def stub_config(scheduler: str = plugin.SCHEDULER, endpoint: str | None = None) -> Any:
+def stub_config(scheduler: str = identity.SCHEDULER, endpoint: str | None = None) -> Any:
     return SimpleNamespace(
         scheduler_config=SimpleNamespace(scheduler_cls=scheduler),
         model_config=SimpleNamespace(served_model_name="stub"),

@@ -32,8 +32,8 @@ from vllm.plugins.endpoint_plugins.interface import EndpointPlugin, attach_endpo
 from waiting import PATIENCE
 
 from vllm_infogain.embedded import SERVED_NAME
-from vllm_infogain.page import FILES, ROUTE, Page
-from vllm_infogain.params import SAMPLERS
+from vllm_infogain.request.params import SAMPLERS
+from vllm_infogain.serving.page import FILES, ROUTE, Page
 
 PLUGINS = "infogain,infogain_page"
 KEY = "a-key"
@@ -237,7 +237,7 @@ def test_the_numbers_of_a_token_are_shown_on_focus_and_the_arrow_keys_move_it(pa
 
 @pytest.mark.engine
 def test_a_screenshot_is_small_enough_to_keep(page, tmp_path):
-    """`INFOGAIN_SCREENSHOT=vllm_infogain/page/screenshot.png pytest tests/test_page.py -k screenshot` keeps it."""
+    """Kept by `INFOGAIN_SCREENSHOT=vllm_infogain/serving/page/screenshot.png pytest tests/test_page.py -k shot`."""
     run(page)
     page.find_element(By.ID, "step").send_keys(Keys.ARROW_LEFT)
     fill(page, key="")

@@ -24,7 +24,7 @@ from fastapi import FastAPI
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from vllm_infogain.page import Page
+from vllm_infogain.serving.page import Page
 
 REPORT = {"steps": 1, "forwards": 1, "rows": 9, "bypassed_steps": 0, "cumulative_entropy": 1.0}
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from vllm_infogain.constraints import Constraints
-from vllm_infogain.params import PARSERS, READERS, SAMPLERS, DecodingParams, parse_knobs, parse_params
-from vllm_infogain.values import ParameterError
+from vllm_infogain.request.constraints import Constraints
+from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.params import PARSERS, READERS, SAMPLERS, DecodingParams, parse_knobs, parse_params
 
 
 def parse(given=None, defaults=None, canvas_length=64, temperature=1.0) -> DecodingParams:

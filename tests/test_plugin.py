@@ -25,9 +25,7 @@ from waiting import PATIENCE
 
 import vllm_infogain
 from vllm_infogain import plugin
-from vllm_infogain.embedded import SERVED_NAME, model_path
-from vllm_infogain.embedded.tokenizer import BOS, EOS, VOCAB, save_tokenizer
-from vllm_infogain.engine.compat import (
+from vllm_infogain.compat import (
     AsyncLLM,
     ChatCompletionRequest,
     CompletionRequest,
@@ -35,6 +33,8 @@ from vllm_infogain.engine.compat import (
     InputProcessor,
     StatLoggerManager,
 )
+from vllm_infogain.embedded import SERVED_NAME, model_path
+from vllm_infogain.embedded.tokenizer import BOS, EOS, VOCAB, save_tokenizer
 
 ROOT = Path(vllm_infogain.__file__).parents[1]
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from vllm_infogain.constraints import Constraints
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.request.constraints import Constraints
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling import slices
 from vllm_infogain.sampling.actions import step_key
-from vllm_infogain.sampling.question import Answer, Comparison, Question, Reading
-from vllm_infogain.sampling.reading import read as read_over
-from vllm_infogain.sampling.written import Alternatives
+from vllm_infogain.sampling.logprobs import Alternatives
+from vllm_infogain.sampling.metadata import Answer, Comparison, Question, Reading
+from vllm_infogain.sampling.read_logits import read as read_over
 
 VOCAB, MASK_ID = 11, 10
 COLUMNS = VOCAB + 3  # of the logits; the last ones are padding
@@ -232,7 +232,7 @@ def test_written_tokens_have_the_log_probabilities_and_alternatives_that_were_as
 
 
 def test_temperature_0_draws_nothing(monkeypatch):
-    import vllm_infogain.sampling.reading as reading
+    import vllm_infogain.sampling.read_logits as reading
 
     monkeypatch.setattr(reading, "draw_tokens", lambda *_: pytest.fail("a draw"))
     asked = [

@@ -20,14 +20,14 @@ from waiting import PATIENCE
 from vllm_infogain.embedded import model_path
 from vllm_infogain.embedded.tasks import Problem, check
 from vllm_infogain.embedded.tokenizer import VOCAB
-from vllm_infogain.params import LOOKAHEAD_SAMPLERS, PARSERS, READERS, SAMPLERS
+from vllm_infogain.request.params import LOOKAHEAD_SAMPLERS, PARSERS, READERS, SAMPLERS
 from vllm_infogain.sampling.frequencies import load_log_frequencies
 
 PUZZLE = Problem("sudoku", "sudoku\n..4.\n.1.2\n1...\n....", "")
 
 # What each make command runs, and where that is tested.
 MAKE = {
-    "make demo": "-m vllm_infogain.demo",  # test_demo.py
+    "make demo": "-m vllm_infogain.embedded.demo",  # test_demo.py
     "make check": '-m pytest -n 2 --dist loadfile -m "not engine"',
     "make test": "-m pytest -n 2 --dist loadfile\n",  # CI
     "make serve": "vllm serve --plugin infogain",  # below

@@ -5,7 +5,7 @@ import pytest
 from vllm import SamplingParams
 
 import vllm_infogain
-from vllm_infogain.progress import Progress
+from vllm_infogain.serving.progress import Progress
 
 pytestmark = pytest.mark.engine
 

@@ -11,9 +11,10 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm_infogain.patches.route_check import known_fields, post_routes
 
 from vllm_infogain import plugin
-from vllm_infogain.engine.compat import api_server_entry
-from vllm_infogain.params import PARSERS
-from vllm_infogain.settings import SETTINGS
+from vllm_infogain.compat import api_server_entry
+from vllm_infogain.engine import identity
+from vllm_infogain.request.params import PARSERS
+from vllm_infogain.request.settings import SETTINGS
 
 EVERY_ROUTE = BODIES | RENDERING
 MISPLACED = {
@@ -34,7 +35,7 @@ def app():
     plugin.register()
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--enable-scale-out"])
     app = api_server_entry.build_app(args, ("generate",), None)
-    ours = SimpleNamespace(scheduler_config=SimpleNamespace(scheduler_cls=plugin.SCHEDULER))
+    ours = SimpleNamespace(scheduler_config=SimpleNamespace(scheduler_cls=identity.SCHEDULER))
     app.state.engine_client = SimpleNamespace(vllm_config=ours)
     return app
 

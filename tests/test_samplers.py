@@ -8,15 +8,15 @@ import pytest
 import torch
 from stub_model import MASK_ID, StubModel, drive
 
-from vllm_infogain.params import DecodingParams
 from vllm_infogain.reference import oracle
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.actions import propose, step_generator, step_key
+from vllm_infogain.sampling.block_view import View
 from vllm_infogain.sampling.frequencies import log_frequencies
 from vllm_infogain.sampling.logits import adjust_logits, keep_likely
-from vllm_infogain.sampling.question import Question
-from vllm_infogain.sampling.reading import read
+from vllm_infogain.sampling.metadata import Question
+from vllm_infogain.sampling.read_logits import read
 from vllm_infogain.sampling.scores import is_stable, pc_score
-from vllm_infogain.sampling.view import View
 
 # Five positions, vocabulary of three; the largest probability falls 0.96, 0.9, 0.8, 0.6, 0.4.
 P = torch.tensor([[0.96, 0.03, 0.01], [0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.3, 0.3, 0.4]])

@@ -6,11 +6,11 @@ from vllm import SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 from vllm_infogain.patches import samples
 
-from vllm_infogain.admission import check_request
-from vllm_infogain.engine.compat import ParentRequest, VLLMValidationError
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.compat import ParentRequest, VLLMValidationError
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.best_of_n import generation_seeds
 from vllm_infogain.seeds import child_seed
+from vllm_infogain.serving.admission import check_request
 
 
 @pytest.fixture(scope="module")

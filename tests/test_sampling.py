@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from vllm_infogain.constraints import Constraints
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.request.constraints import Constraints
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.actions import Proposal, choose_positions, propose, step_generator, step_key
+from vllm_infogain.sampling.block_view import View
 from vllm_infogain.sampling.logits import adjust_logits
+from vllm_infogain.sampling.metadata import Question
 from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
-from vllm_infogain.sampling.question import Question
-from vllm_infogain.sampling.reading import read
+from vllm_infogain.sampling.read_logits import read
 from vllm_infogain.sampling.rows import row_statistics
 from vllm_infogain.sampling.scores import position_score
-from vllm_infogain.sampling.view import View
 
 # Three masked positions over a vocabulary of four; probabilities chosen, logits are their logarithms (plus a shift,
 # which must not matter).

@@ -10,7 +10,8 @@ from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, S
 from vllm.tokenizers import get_tokenizer
 
 from vllm_infogain import plugin
-from vllm_infogain.admission import check_request, decoding_params
+from vllm_infogain.request.from_vllm import decoding_params
+from vllm_infogain.serving.admission import check_request
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

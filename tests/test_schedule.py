@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_model import MASK_ID, StubModel, drive
 
-from vllm_infogain.params import SAMPLERS, DecodingParams
+from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.params import SAMPLERS, DecodingParams
 from vllm_infogain.sampling.schedule import Block, next_write, plan_blocks, share_steps, tokens_to_write
-from vllm_infogain.values import ParameterError
 
 
 def schedule(name: str, steps: int, size: int) -> list[int]:

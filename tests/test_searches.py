@@ -7,8 +7,8 @@ import pytest
 import torch
 from stub_model import MASK_ID, StubModel, drive
 
-from vllm_infogain.params import DecodingParams
 from vllm_infogain.reference import oracle
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.best_of_n import generation_seeds
 from vllm_infogain.sampling.rows import row_statistics
 

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, Qwen2Config
 from waiting import PATIENCE
 
 from vllm_infogain import InfoGainSampler, ParameterError, block_causal, shifted
-from vllm_infogain.params import SAMPLERS, DecodingParams
 from vllm_infogain.reference import oracle
+from vllm_infogain.request.params import SAMPLERS, DecodingParams
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [5, 6, 7]]
 

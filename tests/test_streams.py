@@ -11,8 +11,8 @@ import pytest
 from vllm_infogain.patches import openai_choices
 from waiting import PATIENCE
 
-from vllm_infogain.progress import Progress
-from vllm_infogain.streams import CanvasStream, ReportStream
+from vllm_infogain.serving.progress import Progress
+from vllm_infogain.serving.streams import CanvasStream, ReportStream
 
 HEADER = {"id": "cmpl-1", "object": "text_completion", "created": 5, "model": "tiny"}
 

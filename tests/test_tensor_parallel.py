@@ -9,7 +9,7 @@ from child import generate
 from engines import Job, running
 from jobs import BLOCK_CAUSAL, CACHED
 
-from vllm_infogain.params import SAMPLERS
+from vllm_infogain.request.params import SAMPLERS
 
 pytestmark = pytest.mark.engine
 

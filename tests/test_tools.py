@@ -14,12 +14,12 @@ from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 from vllm_infogain.patches.tool_calls import parser_of_ours
 
 from vllm_infogain import ParameterError
-from vllm_infogain.admission import RequestError
 from vllm_infogain.embedded.tokenizer import EOS, VOCAB, build_tokenizer
-from vllm_infogain.engine.grammar import ModelTokens, automaton_of, pattern_of
-from vllm_infogain.engine.vocabulary import text_tokens
-from vllm_infogain.sampling.automaton import allowed
-from vllm_infogain.sampling.spelling import Spelling
+from vllm_infogain.grammar.automaton import allowed
+from vllm_infogain.grammar.backend import ModelTokens, automaton_of, pattern_of
+from vllm_infogain.grammar.token_dfa import Spelling
+from vllm_infogain.grammar.vocabulary import text_tokens
+from vllm_infogain.serving.admission import RequestError
 from vllm_infogain.tools import asked_by, check_calls, check_tools
 
 TOKENIZER = PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(), eos_token=EOS)

@@ -6,9 +6,10 @@ import torch
 from triton_targets import compiling_for, counting_variants, spilled
 
 from vllm_infogain.engine import pages_triton
-from vllm_infogain.params import MAX_CANDIDATES, DecodingParams
-from vllm_infogain.sampling import reading, rows, rows_triton, slices
-from vllm_infogain.sampling.question import Question
+from vllm_infogain.request.params import MAX_CANDIDATES, DecodingParams
+from vllm_infogain.sampling import read_logits as reading
+from vllm_infogain.sampling import rows, rows_triton, slices
+from vllm_infogain.sampling.metadata import Question
 from vllm_infogain.sampling.rehearsal import rehearse
 
 

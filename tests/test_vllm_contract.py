@@ -27,11 +27,11 @@ from vllm.v1.metrics.stats import PrefillStats
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.worker.gpu_worker import Worker
 
-from vllm_infogain.engine import compat
+from vllm_infogain import compat
 from vllm_infogain.engine import worker as worker_module
-from vllm_infogain.engine.grammar import CanvasBackend, CanvasGrammar
 from vllm_infogain.engine.runner import InfoGainRunner
 from vllm_infogain.engine.scheduler import InfoGainScheduler
+from vllm_infogain.grammar.backend import CanvasBackend, CanvasGrammar
 
 # Functions we call.
 

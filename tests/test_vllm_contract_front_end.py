@@ -24,9 +24,10 @@ from vllm.tool_parsers import ToolParser
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from vllm_infogain.admission import HONOURED, INTERNAL, NEUTRAL
-from vllm_infogain.engine import compat, metrics
-from vllm_infogain.page import Page
+from vllm_infogain import compat
+from vllm_infogain.engine import metrics
+from vllm_infogain.serving.admission import HONOURED, INTERNAL, NEUTRAL
+from vllm_infogain.serving.page import Page
 
 
 def test_a_server_of_a_dead_engine_ends_where_we_look():

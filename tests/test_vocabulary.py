@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerFast
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
 from vllm_infogain.embedded.tokenizer import EOS, MASK, SPECIALS, VOCAB, build_tokenizer
-from vllm_infogain.engine.grammar import ModelTokens, automaton_of, pattern_of
-from vllm_infogain.engine.vocabulary import shown, text_tokens, token_bytes
-from vllm_infogain.sampling.automaton import allowed
-from vllm_infogain.sampling.spelling import Spelling
+from vllm_infogain.grammar.automaton import allowed
+from vllm_infogain.grammar.backend import ModelTokens, automaton_of, pattern_of
+from vllm_infogain.grammar.token_dfa import Spelling
+from vllm_infogain.grammar.vocabulary import shown, text_tokens, token_bytes
 
 
 def wrapped(tokenizer, end: str = EOS) -> PreTrainedTokenizerFast:

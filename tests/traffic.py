@@ -13,7 +13,7 @@ from knobs import fitting
 
 from vllm_infogain.embedded import SERVED_NAME
 from vllm_infogain.embedded.tokenizer import MASK, MAX_LENGTH, VOCAB
-from vllm_infogain.params import ADAPTIVE_SAMPLERS, POSITION_SCORES, SAMPLERS
+from vllm_infogain.request.params import ADAPTIVE_SAMPLERS, POSITION_SCORES, SAMPLERS
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 LONGEST_CANVAS = 32

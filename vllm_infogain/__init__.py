@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from vllm_infogain.params import DecodingParams
-from vllm_infogain.standalone import InfoGainSampler, block_causal, shifted
-from vllm_infogain.values import ParameterError
+from vllm_infogain.library import InfoGainSampler, block_causal, shifted
+from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.params import DecodingParams
 
 __all__ = [
     "DecodingParams",

@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from vllm_infogain.params import PARSERS
-from vllm_infogain.settings import SETTINGS
-from vllm_infogain.values import ParameterError
+from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.params import PARSERS
+from vllm_infogain.request.settings import SETTINGS
 
 # Fields of OpenAI's and vLLM's bodies that decide what is decoded; an endpoint that does not have one ignores it.
 DECODING = frozenset({

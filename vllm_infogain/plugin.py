@@ -10,9 +10,9 @@ from collections.abc import Collection
 from copy import copy
 from typing import Any
 
+from vllm_infogain.engine.identity import SCHEDULER, WORKER
+
 VLLM_RANGE = ((0, 32), (0, 34))  # tested minors: from, up to but not including
-WORKER = "vllm_infogain.engine.worker.InfoGainWorker"
-SCHEDULER = "vllm_infogain.engine.scheduler.InfoGainScheduler"
 
 
 def register() -> None:
@@ -147,8 +147,3 @@ def embedded_args() -> dict[str, Any]:
         "max_num_seqs": 64,
         "max_num_batched_tokens": 8192,
     }
-
-
-def is_active(vllm_config: Any) -> bool:
-    """Whether an engine was started with our scheduler."""
-    return vllm_config.scheduler_config.scheduler_cls == SCHEDULER

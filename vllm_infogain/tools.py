@@ -6,7 +6,7 @@ function) is JSON of a schema made of the tools, which our automaton holds the c
 
 from typing import Any
 
-from vllm_infogain.values import ParameterError
+from vllm_infogain.request.fields import ParameterError
 
 FREE = (None, "none", "auto")
 

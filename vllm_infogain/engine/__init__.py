@@ -1,1 +1,3 @@
-"""The vLLM side: scheduler -> worker -> runner. All imports of vLLM internals come through `compat`."""
+"""The engine core's process (scheduler) and its workers (runner). May import `request`, `grammar` and `sampling`; never
+`serving`.
+"""

@@ -7,9 +7,9 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from vllm_infogain.engine.layout import layout
+from vllm_infogain.engine.kv_layout import layout
 from vllm_infogain.engine.records import GroupPlan
-from vllm_infogain.sampling.extent import Extent
+from vllm_infogain.sampling.forward_window import Extent
 from vllm_infogain.sampling.transfer import to_device
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vllm_infogain.engine.compat import (
+from vllm_infogain.compat import (
     PAD_SLOT_ID,
     BatchDescriptor,
     CudagraphDispatcher,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vllm_infogain.engine.compat import EngineCoreOutput, EngineCoreOutputs, FinishReason, Request
+from vllm_infogain.compat import EngineCoreOutput, EngineCoreOutputs, FinishReason, Request
 
 
 def tell(

@@ -9,15 +9,15 @@ from typing import Any
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
-from vllm_infogain.engine.compat import (
+from vllm_infogain.compat import (
     AggregateStatLoggerBase,
     ModelRunnerOutput,
     SchedulerStats,
     VllmConfig,
     instrument_manual,
 )
-from vllm_infogain.engine.meter import PHASES
 from vllm_infogain.engine.records import StepFigures, StepResult
+from vllm_infogain.engine.stats import PHASES
 
 KEY = "infogain"  # of ours in `kv_connector_stats`
 

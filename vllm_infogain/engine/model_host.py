@@ -6,9 +6,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from vllm_infogain.admission import logit_columns
-from vllm_infogain.engine.batch import Batch
-from vllm_infogain.engine.compat import (
+from vllm_infogain.compat import (
     KVCacheConfig,
     KVCacheSpec,
     VllmConfig,
@@ -19,14 +17,16 @@ from vllm_infogain.engine.compat import (
     reload_weights,
     set_current_vllm_config,
 )
+from vllm_infogain.engine.batch import Batch
+from vllm_infogain.engine.config_check import check_attention_backends
 from vllm_infogain.engine.graphs import PiecewiseGraphs, forward
-from vllm_infogain.engine.meter import Meter, timed
 from vllm_infogain.engine.pages import KVPages
+from vllm_infogain.engine.stats import Meter, timed
 from vllm_infogain.engine.weights import load_model
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.request.from_vllm import logit_columns
+from vllm_infogain.request.params import DecodingParams
+from vllm_infogain.request.settings import parse_settings
 from vllm_infogain.sampling.rehearsal import rehearse
-from vllm_infogain.settings import parse_settings
-from vllm_infogain.startup import check_attention_backends
 
 
 class ModelHost:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_infogain.engine.compat import ModelRunnerOutput, SchedulerOutput
-from vllm_infogain.sampling.automaton import TokenAutomaton
+from vllm_infogain.compat import ModelRunnerOutput, SchedulerOutput
+from vllm_infogain.grammar.automaton import TokenAutomaton
 
 
 @dataclass(frozen=True)

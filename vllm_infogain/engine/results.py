@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from vllm_infogain.engine.compat import LogprobsLists
+from vllm_infogain.compat import LogprobsLists
 from vllm_infogain.engine.records import Demand, StepResult
+from vllm_infogain.sampling.canvas_state import Final, Step
 from vllm_infogain.sampling.decoder import Decoder
-from vllm_infogain.sampling.track import Final, Step
-from vllm_infogain.sampling.written import TokenLogprob
+from vllm_infogain.sampling.logprobs import TokenLogprob
 
 
 def step_result(

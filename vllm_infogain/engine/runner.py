@@ -7,22 +7,25 @@ parallelism every rank gathers the logits and decides alike, from the same per-r
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from vllm_infogain.admission import background_log_frequencies, decoding_params
+from vllm_infogain.compat import VllmConfig
 from vllm_infogain.engine.batch import Batch, SequenceGroup, build_batch
-from vllm_infogain.engine.compat import VllmConfig
-from vllm_infogain.engine.layout import layout
-from vllm_infogain.engine.meter import NOTHING_COUNTED, Counted, timed
+from vllm_infogain.engine.kv_layout import layout
 from vllm_infogain.engine.model_host import ModelHost
 from vllm_infogain.engine.records import Demand, GroupPlan, StepPlan, StepResult
 from vllm_infogain.engine.results import step_result
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.engine.stats import NOTHING_COUNTED, Counted, timed
+from vllm_infogain.request.from_vllm import decoding_params
+from vllm_infogain.request.params import DecodingParams
+from vllm_infogain.request.settings import parse_settings
 from vllm_infogain.sampling import make_decoder
+from vllm_infogain.sampling.canvas_state import Final
 from vllm_infogain.sampling.decoder import Decoder, Pending
-from vllm_infogain.sampling.question import Answer, Question
-from vllm_infogain.sampling.reading import read
-from vllm_infogain.sampling.track import Final
+from vllm_infogain.sampling.frequencies import load_log_frequencies
+from vllm_infogain.sampling.metadata import Answer, Question
+from vllm_infogain.sampling.read_logits import read
 
 
 @dataclass
@@ -183,3 +186,14 @@ class InfoGainRunner(ModelHost):
 
     def shutdown(self) -> None:
         self.requests.clear()
+
+
+def background_log_frequencies(vllm_config: VllmConfig) -> np.ndarray | None:
+    """[vocab] log-frequencies for the sampler `pc`, if the server names a file that our command counted.
+
+    Which file is read is the server's to say, never a request's.
+    """
+    settings, _ = parse_settings(vllm_config.additional_config)
+    if settings.background_frequencies is None:
+        return None
+    return load_log_frequencies(settings.background_frequencies, vllm_config.model_config.get_vocab_size())

@@ -10,7 +10,7 @@ Queues, page accounting, preemption, stopping, abort and statistics are vLLM's o
 
 import time
 
-from vllm_infogain.engine.compat import (
+from vllm_infogain.compat import (
     EngineCoreEventType,
     ModelRunnerOutput,
     NewRequestData,
@@ -21,13 +21,13 @@ from vllm_infogain.engine.compat import (
     SchedulerOutput,
     cdiv,
 )
-from vllm_infogain.engine.entry import Entry
-from vllm_infogain.engine.grammar import CanvasBackend, compiled_automaton
+from vllm_infogain.engine.config_check import check_engine
 from vllm_infogain.engine.messages import tell, tell_timed_out
 from vllm_infogain.engine.metrics import StepLedger
 from vllm_infogain.engine.records import GroupPlan, StepPlan, StepResult
-from vllm_infogain.settings import parse_settings
-from vllm_infogain.startup import check_engine
+from vllm_infogain.engine.request_state import Entry
+from vllm_infogain.grammar.backend import CanvasBackend, compiled_automaton
+from vllm_infogain.request.settings import parse_settings
 
 
 class InfoGainScheduler(Scheduler):

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vllm_infogain.engine.compat import VllmConfig, get_model_loader
+from vllm_infogain.compat import VllmConfig, get_model_loader
 
 Weights = Iterable[tuple[str, torch.Tensor]]
 # What vLLM calls the weights of all experts of a layer -> what checkpoints call those of one.

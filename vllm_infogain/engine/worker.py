@@ -4,9 +4,9 @@ import os
 
 import torch
 
-from vllm_infogain.engine.compat import current_platform
+from vllm_infogain.compat import current_platform
+from vllm_infogain.engine.config_check import check_engine
 from vllm_infogain.engine.runner import InfoGainRunner
-from vllm_infogain.startup import check_engine
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker

@@ -11,16 +11,16 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 
-from vllm_infogain.constraints import Constraints
-from vllm_infogain.infill import initial_canvas, stops_from
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.grammar.automaton import TokenAutomaton, is_completable
+from vllm_infogain.request.canvas import initial_canvas, stops_from
+from vllm_infogain.request.constraints import Constraints
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.actions import propose, step_generator, step_key
-from vllm_infogain.sampling.automaton import TokenAutomaton, is_completable
 from vllm_infogain.sampling.best_of_n import generation_seeds
-from vllm_infogain.sampling.question import Question, Reading
-from vllm_infogain.sampling.reading import read
+from vllm_infogain.sampling.block_view import View
+from vllm_infogain.sampling.metadata import Question, Reading
+from vllm_infogain.sampling.read_logits import read
 from vllm_infogain.sampling.schedule import next_write, plan_blocks
-from vllm_infogain.sampling.view import View
 
 Action = list[tuple[int, int]]  # (position, token)
 

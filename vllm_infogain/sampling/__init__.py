@@ -6,12 +6,12 @@ schedule) -> the next question
 
 import numpy as np
 
-from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.automaton import TokenAutomaton
+from vllm_infogain.grammar.automaton import TokenAutomaton
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.beam import BeamDecoder
 from vllm_infogain.sampling.best_of_n import BestOfNDecoder
+from vllm_infogain.sampling.canvas_state import Track
 from vllm_infogain.sampling.decoder import Decoder, SingleDecoder
-from vllm_infogain.sampling.track import Track
 
 
 def make_decoder(

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.request.params import DecodingParams
+from vllm_infogain.sampling.block_view import View
 from vllm_infogain.sampling.scores import HELD_BACK, count_to_write, held_back, position_score
-from vllm_infogain.sampling.view import View
 
 
 @dataclass(frozen=True)

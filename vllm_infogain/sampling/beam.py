@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vllm_infogain.sampling.actions import Proposal, step_key
+from vllm_infogain.sampling.canvas_state import Final, Track
 from vllm_infogain.sampling.decoder import Decoder, Pending
+from vllm_infogain.sampling.metadata import Answer, Question, Reading
 from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
-from vllm_infogain.sampling.question import Answer, Question, Reading
-from vllm_infogain.sampling.track import Final, Track
 
 
 @dataclass

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.actions import Proposal, step_key
-from vllm_infogain.sampling.extent import Extent
+from vllm_infogain.sampling.canvas_state import Final, Step, Track
+from vllm_infogain.sampling.forward_window import Extent
+from vllm_infogain.sampling.metadata import Answer, Comparison, Question, Reading
 from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
-from vllm_infogain.sampling.question import Answer, Comparison, Question, Reading
-from vllm_infogain.sampling.track import Final, Step, Track
 
 
 @dataclass

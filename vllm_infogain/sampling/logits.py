@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.automaton import allowed
-from vllm_infogain.sampling.question import Question
+from vllm_infogain.grammar.automaton import allowed
+from vllm_infogain.request.params import DecodingParams
+from vllm_infogain.sampling.metadata import Question
 from vllm_infogain.sampling.slices import slices
 from vllm_infogain.sampling.transfer import to_device
 

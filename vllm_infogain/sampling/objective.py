@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.request.params import DecodingParams
 
 
 def state_uncertainty(entropy: np.ndarray, how: str) -> Any:

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.question import Question
-from vllm_infogain.sampling.reading import read
+from vllm_infogain.request.params import DecodingParams
+from vllm_infogain.sampling.metadata import Question
+from vllm_infogain.sampling.read_logits import read
 
 FEW = 16  # rows
 USUAL_DRAWS = (1, DecodingParams.num_candidates)

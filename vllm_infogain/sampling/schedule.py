@@ -24,9 +24,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from vllm_infogain.infill import initial_canvas
-from vllm_infogain.params import DecodingParams
-from vllm_infogain.values import ParameterError
+from vllm_infogain.request.canvas import initial_canvas
+from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.params import DecodingParams
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.view import View
+from vllm_infogain.request.params import DecodingParams
+from vllm_infogain.sampling.block_view import View
 
 HELD_BACK = -1e30  # a score below all others, but above -inf
 

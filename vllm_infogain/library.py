@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from vllm_infogain.infill import check_infill
-from vllm_infogain.params import DecodingParams, parse_params
+from vllm_infogain.request.canvas import check_infill
+from vllm_infogain.request.fields import LARGEST_INTEGER, ParameterError, integer
+from vllm_infogain.request.params import DecodingParams, parse_params
 from vllm_infogain.sampling import Decoder, make_decoder
 from vllm_infogain.sampling.decoder import Report
-from vllm_infogain.sampling.reading import read
-from vllm_infogain.values import LARGEST_INTEGER, ParameterError, integer
+from vllm_infogain.sampling.read_logits import read
 
 # (model, input_ids [n, length]) -> logits [n, length, columns] whose row i predicts position i
 Adapter = Callable[[Any, torch.Tensor], torch.Tensor]

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vllm_infogain.infill import initial_canvas, stops_from
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.grammar.automaton import TokenAutomaton
+from vllm_infogain.request.canvas import initial_canvas, stops_from
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.actions import Proposal, propose, step_generator
-from vllm_infogain.sampling.automaton import TokenAutomaton
-from vllm_infogain.sampling.extent import Extent
-from vllm_infogain.sampling.question import Comparison, Question, Reading
+from vllm_infogain.sampling.block_view import View
+from vllm_infogain.sampling.forward_window import Extent
+from vllm_infogain.sampling.logprobs import TokenLogprob, given
+from vllm_infogain.sampling.metadata import Comparison, Question, Reading
 from vllm_infogain.sampling.schedule import Block, next_write, plan_blocks
-from vllm_infogain.sampling.view import View
-from vllm_infogain.sampling.written import TokenLogprob, given
 
 
 @dataclass(frozen=True)

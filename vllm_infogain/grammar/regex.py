@@ -15,8 +15,8 @@ from re import _parser  # type: ignore[attr-defined]
 
 import numpy as np
 
-from vllm_infogain.engine.characters import Ranges, Tree, alike, category, complement, spelled, union
-from vllm_infogain.sampling.automaton import TokenAutomaton, pack
+from vllm_infogain.grammar.automaton import TokenAutomaton, pack
+from vllm_infogain.grammar.unicode_ranges import Ranges, Tree, alike, category, complement, spelled, union
 
 MAX_STEPS = 1 << 20  # edges and states gone through, of both automata; half a second
 FLAGS = re.IGNORECASE | re.DOTALL | re.ASCII  # of those that say which characters match

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from vllm_infogain.engine.compat import SamplingParams, VllmConfig, get_structured_output_key
-from vllm_infogain.engine.grammar import compiled, model_tokens
-from vllm_infogain.sampling.automaton import NEVER, TokenAutomaton, is_completable
-from vllm_infogain.values import ParameterError
+from vllm_infogain.compat import SamplingParams, VllmConfig, get_structured_output_key
+from vllm_infogain.grammar.automaton import NEVER, TokenAutomaton, is_completable
+from vllm_infogain.grammar.backend import compiled, model_tokens
+from vllm_infogain.request.fields import ParameterError
 
 BACKEND = "outlines"  # its validation takes what can be written as a regular expression, and leaves it as it is
 MAX_SPECIFICATION = 1 << 14  # characters

@@ -1,21 +1,17 @@
 """What is let in: a request is checked whole before it reaches the engine, so that nothing else can be harmed by it."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
-from vllm_infogain.constraints import Constraints
-from vllm_infogain.engine.compat import SamplingParams, VllmConfig, VLLMValidationError, cdiv
-from vllm_infogain.infill import check_infill, initial_canvas, stops_from
-from vllm_infogain.params import MAX_SEQUENCES, DecodingParams, parse_params
-from vllm_infogain.sampling.frequencies import load_log_frequencies
+from vllm_infogain.compat import SamplingParams, VllmConfig, VLLMValidationError, cdiv
+from vllm_infogain.request.canvas import check_infill, initial_canvas, stops_from
+from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.from_vllm import decoding_params, klass_mib
+from vllm_infogain.request.params import MAX_SEQUENCES, DecodingParams
+from vllm_infogain.request.settings import parse_settings
 from vllm_infogain.sampling.schedule import plan_blocks
-from vllm_infogain.settings import parse_settings
-from vllm_infogain.structured import check_constraint, check_structured_outputs
-from vllm_infogain.values import ParameterError
+from vllm_infogain.serving.structured_outputs import check_constraint, check_structured_outputs
 
 # Fields of SamplingParams that are honoured, here or by vLLM's own output processor. Any other field must keep its
 # default: what cannot be honoured is refused, never ignored.
@@ -61,73 +57,6 @@ def check_constraint_first(constraint: Any, vllm_config: VllmConfig, asked: tupl
     if constraint is not None:
         with refusing():
             check_constraint(constraint, vllm_config, asked)
-
-
-def background_log_frequencies(vllm_config: VllmConfig) -> np.ndarray | None:
-    """[vocab] log-frequencies for the sampler `pc`, if the server names a file that our command counted.
-
-    Which file is read is the server's to say, never a request's.
-    """
-    settings, _ = parse_settings(vllm_config.additional_config)
-    if settings.background_frequencies is None:
-        return None
-    return load_log_frequencies(settings.background_frequencies, vllm_config.model_config.get_vocab_size())
-
-
-def block_causal_size(vllm_config: VllmConfig) -> int:
-    """Positions per block, unless a request says otherwise, of a model whose attention is causal over blocks; 0 if it
-    looks both ways everywhere."""
-    config = vllm_config.model_config.hf_config
-    return config.block_size if getattr(config, "attention_kind", "full") == "block_causal" else 0
-
-
-def logit_columns(vllm_config: VllmConfig) -> int:
-    """Of a row of the model's logits: the vocabulary, and the padding of a table that is larger."""
-    model_config = vllm_config.model_config
-    return getattr(model_config.hf_config, "embedding_size", None) or model_config.get_vocab_size()
-
-
-def logits_shift(vllm_config: VllmConfig) -> int:
-    """1 if row i of the model's logits predicts position i + 1; 0 if it predicts position i."""
-    return int(getattr(vllm_config.model_config.hf_config, "predicts", "same") == "next")
-
-
-def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_config: VllmConfig) -> DecodingParams:
-    """The decoding record of one request. Deterministic: every process that asks gets the same record.
-
-    Without a seed a request at temperature 0 is deterministic (seed 0), any other is seeded by its unique id.
-    """
-    assert sampling_params.max_tokens is not None, "vLLM fills it in before the engine sees a request"
-    seed = sampling_params.seed
-    if seed is None:
-        digest = hashlib.blake2b(f"{vllm_config.model_config.seed}/{request_id}".encode(), digest_size=6).digest()
-        seed = 0 if sampling_params.temperature == 0 else int.from_bytes(digest, "big")
-    stop_ids = {*(sampling_params.stop_token_ids or ()), *({sampling_params.eos_token_id} - {None})}
-    eos = getattr(vllm_config.model_config.hf_config, "eos_token_id", None)
-    eos_ids = {*(eos if isinstance(eos, list) else [eos]), sampling_params.eos_token_id} - {None}
-    return parse_params(
-        sampling_params.extra_args or {},
-        defaults=parse_settings(vllm_config.additional_config)[1],
-        temperature=sampling_params.temperature,
-        seed=seed,
-        canvas_length=sampling_params.max_tokens,
-        top_k=sampling_params.top_k,
-        top_p=sampling_params.top_p,
-        min_p=sampling_params.min_p,
-        logprobs=sampling_params.num_logprobs,
-        logprob_token_ids=tuple(sampling_params.logprob_token_ids or ()),
-        constraints=Constraints(
-            allowed_ids=tuple(sorted(set(sampling_params.allowed_token_ids or ()))),
-            logit_bias=tuple(sorted((sampling_params.logit_bias or {}).items())),
-            banned=tuple(map(tuple, sampling_params.bad_words_token_ids or ())),
-            min_tokens=sampling_params.min_tokens,
-        ),
-        is_structured=sampling_params.structured_outputs is not None,
-        stop_ids=tuple(sorted(stop_ids)),
-        eos_ids=tuple(sorted(eos_ids)),
-        block_causal_size=block_causal_size(vllm_config),
-        shift=logits_shift(vllm_config),
-    )
 
 
 def given_canvas(params: SamplingParams) -> int | None:
@@ -274,14 +203,6 @@ def _check_kept_states(params: DecodingParams, length: int, vllm_config: VllmCon
             f"with cache={params.cache!r} it keeps so many copies of {length} positions, and the KV pool holds "
             f"{pages * cache.block_size} positions in all; give fewer, or cache='none'",
         )  # fmt: skip
-
-
-def klass_mib(params: DecodingParams, vllm_config: VllmConfig) -> float:
-    """What the worker keeps for a request of KLASS from step to step: log-probabilities of a block, fp32."""
-    if params.sampler != "klass":
-        return 0.0
-    positions = min(params.block_length or params.canvas_length, params.canvas_length)
-    return positions * logit_columns(vllm_config) / (1 << 18)
 
 
 def _check_klass(params: DecodingParams, vllm_config: VllmConfig) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import vllm_infogain
+from vllm_infogain.embedded.evaluation import Answer, Score, held_out, solve
 from vllm_infogain.embedded.tasks import CANVAS, Problem
-from vllm_infogain.evaluation import Answer, Score, held_out, solve
 
 SAMPLERS = ("entropy", "confidence", "margin", "info_gain")
 GIVENS = 4

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.transfer import to_device
 
 

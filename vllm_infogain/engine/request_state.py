@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vllm_infogain.admission import decoding_params, klass_mib
-from vllm_infogain.engine.compat import Request, VllmConfig
-from vllm_infogain.engine.layout import most_own_pages
+from vllm_infogain.compat import Request, VllmConfig
+from vllm_infogain.engine.kv_layout import most_own_pages
 from vllm_infogain.engine.records import Demand
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.request.from_vllm import decoding_params, klass_mib
+from vllm_infogain.request.params import DecodingParams
 
 
 @dataclass

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from vllm_infogain.params import DecodingParams
+from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.logits import adjust_logits, adjustment, forbid, keep_likely, narrows
+from vllm_infogain.sampling.logprobs import Alternatives, alternatives
+from vllm_infogain.sampling.metadata import NOTHING, Answer, Question, Reading
 from vllm_infogain.sampling.objective import settled_objective
-from vllm_infogain.sampling.question import NOTHING, Answer, Question, Reading
 from vllm_infogain.sampling.rows import draw_tokens, row_statistics
 from vllm_infogain.sampling.slices import slices
 from vllm_infogain.sampling.transfer import to_device, to_host
 from vllm_infogain.sampling.whole_rows import fold_in, set_aside
-from vllm_infogain.sampling.written import Alternatives, alternatives
 
 
 class _Layout:

@@ -15,8 +15,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from vllm_infogain.engine.compat import cdiv
-from vllm_infogain.sampling.extent import Extent
+from vllm_infogain.compat import cdiv
+from vllm_infogain.sampling.forward_window import Extent
 
 
 @dataclass(frozen=True)

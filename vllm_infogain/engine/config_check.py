@@ -6,18 +6,18 @@ Single arguments: engine_arguments.py. Here is what shows only in the whole conf
 from collections.abc import Iterable
 from typing import Any
 
-from vllm_infogain.admission import block_causal_size
-from vllm_infogain.engine.compat import (
+from vllm_infogain.compat import (
     CUDAGraphMode,
     VllmConfig,
     cached_tokenizer_from_config,
     init_logger,
     is_breakable_cudagraph_enabled,
 )
-from vllm_infogain.engine_arguments import check_additional_config
+from vllm_infogain.engine.arguments import check_additional_config
+from vllm_infogain.engine.identity import WORKER, is_active
 from vllm_infogain.model_executors import EXECUTORS
-from vllm_infogain.plugin import WORKER, is_active
-from vllm_infogain.values import ParameterError
+from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.from_vllm import block_causal_size
 
 logger = init_logger("vllm.infogain")
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vllm_infogain.values import ParameterError
+from vllm_infogain.request.fields import ParameterError
 
 MARK = re.compile(r"<\|mask(?::([^|<>]*))?\|>")
 # What is meant as a mask, and is none: the first can hardly be anything else, the second may be talked about.

@@ -14,7 +14,7 @@ from typing import Any
 import regex
 from cachetools import LRUCache, cached
 
-from vllm_infogain.engine.compat import (
+from vllm_infogain.compat import (
     Request,
     StructuredOutputBackend,
     StructuredOutputGrammar,
@@ -22,11 +22,11 @@ from vllm_infogain.engine.compat import (
     VllmConfig,
     cached_tokenizer_from_config,
 )
-from vllm_infogain.engine.regular import over_bytes, whole
-from vllm_infogain.engine.schema import schema_pattern
-from vllm_infogain.engine.vocabulary import text_tokens
-from vllm_infogain.sampling.automaton import TokenAutomaton, sources, targets
-from vllm_infogain.sampling.spelling import Spelling, over_tokens
+from vllm_infogain.grammar.automaton import TokenAutomaton, sources, targets
+from vllm_infogain.grammar.json_schema import schema_pattern
+from vllm_infogain.grammar.regex import over_bytes, whole
+from vllm_infogain.grammar.token_dfa import Spelling, over_tokens
+from vllm_infogain.grammar.vocabulary import text_tokens
 
 MAX_MOVES = 1 << 20  # of an automaton over tokens; some 50 bytes each, with what is derived from it
 MAX_CACHED = 4 << 20  # moves of all automata that are kept for the next request with the same constraint

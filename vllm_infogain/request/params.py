@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from vllm_infogain.constraints import Constraints
-from vllm_infogain.values import ParameterError, choice, integer, knob, number, switch, whole_numbers
+from vllm_infogain.request.constraints import Constraints
+from vllm_infogain.request.fields import ParameterError, choice, integer, knob, number, switch, whole_numbers
 
 LOOKAHEAD_SAMPLERS = ("info_gain", "lookum", "beam")
 # Write a number of positions that the schedule gives, the best by a score.
@@ -60,9 +60,9 @@ class DecodingParams:
     threshold: float = knob(0.9, number(0, 1), of=("threshold",))  # probability
     factor: float = knob(1.0, number(0), of=("factor",))
     # Keys and values of models with full attention: what is computed anew in every forward.
-    cache: str = knob("none", choice("none", "prefix", "dual"))  # none: everything (exact); see sampling/extent.py
+    cache: str = knob("none", choice("none", "prefix", "dual"))  # none: everything (exact); see ForwardWindow
     cache_refresh: int = knob(0, integer(0))  # steps between two full forwards inside a block; 0: one per block
-    # Infilling: what the canvas holds from the start; see infill.py.
+    # Infilling: what the canvas holds from the start; see canvas.py.
     diffusion_seed_canvas: tuple[int, ...] | None = knob(None, whole_numbers)  # [canvas] token ids
     diffusion_pinned: tuple[int, ...] | None = knob(None, whole_numbers)  # its places that are kept; None: all it fills
     suffix_token_ids: tuple[int, ...] = knob((), whole_numbers)  # text behind the canvas: read, never returned

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from vllm_infogain.values import ParameterError
+from vllm_infogain.request.fields import ParameterError
 
 MOST_BIAS = 1e4
 # Tokens in logit_bias or stop_token_ids: with 10^5 of them a request takes some 20 MB of each process while it waits.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vllm_infogain.params import DecodingParams
-from vllm_infogain.sampling.automaton import TokenAutomaton
-from vllm_infogain.sampling.written import Alternatives, TokenLogprob
+from vllm_infogain.grammar.automaton import TokenAutomaton
+from vllm_infogain.request.params import DecodingParams
+from vllm_infogain.sampling.logprobs import Alternatives, TokenLogprob
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
 from typing import Any
 
-from vllm_infogain.settings import parse_settings
-from vllm_infogain.values import ParameterError
+from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.settings import parse_settings
 
 
 def _names(text: str) -> frozenset[str]:

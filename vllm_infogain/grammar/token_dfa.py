@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vllm_infogain.sampling.automaton import NEVER, TokenAutomaton, pack, sources, targets
+from vllm_infogain.grammar.automaton import NEVER, TokenAutomaton, pack, sources, targets
 
 NOWHERE = -1
 MAX_MOVES = 1 << 22  # of all beginnings, 8 bytes each, with one more for each byte that may follow

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vllm_infogain.sampling.question import Reading
+from vllm_infogain.sampling.metadata import Reading
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vllm_infogain.params import parse_knobs
-from vllm_infogain.values import ParameterError, integer, knob, number
+from vllm_infogain.request.fields import ParameterError, integer, knob, number
+from vllm_infogain.request.params import parse_knobs
 
 
 def path(name: str, value: Any) -> str:

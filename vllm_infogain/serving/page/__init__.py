@@ -11,8 +11,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
-from vllm_infogain.params import SAMPLERS, parse_params
-from vllm_infogain.values import ParameterError
+from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.params import SAMPLERS, parse_params
 
 ROUTE = "/infogain"
 FILES = {  # route: file in this folder, media type

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from outlines_core.json_schema import build_regex_from_schema
 
-from vllm_infogain.engine.regular import Nfa, whole
+from vllm_infogain.grammar.regex import Nfa, whole
 
 # Say nothing of what is valid, or are looked up by `$ref`.
 ANNOTATIONS = frozenset({
