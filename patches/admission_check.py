@@ -66,9 +66,9 @@ def _make_complete_request(process_inputs):
 
 def _check_before_streaming(generate):
     def wrapper(self, prompt, sampling_params, request_id, **kwargs):
-        from vllm_infogain.checking import generate_checked
         from vllm_infogain.engine.identity import is_active
         from vllm_infogain.serving.admission import check_constraint_first
+        from vllm_infogain.serving.checking import generate_checked
 
         start = partial(generate, self, prompt, sampling_params, request_id, **kwargs)
         if not is_active(self.vllm_config):
@@ -112,7 +112,7 @@ def _check_generation(engine, prompt, sampling_params, *, lora_request=None, pri
 
 def _keep_what_was_asked_for(to_sampling_params):
     def wrapper(self, *args, **kwargs):
-        from vllm_infogain.tools import asked_by
+        from vllm_infogain.serving.tools import asked_by
 
         params = to_sampling_params(self, *args, **kwargs)
         names = ("max_completion_tokens", "max_output_tokens", "max_tokens")

@@ -51,7 +51,7 @@ def _then_preset(parser: argparse.ArgumentParser, parse_known_args):
 def _preset(parser: argparse.ArgumentParser, namespace: argparse.Namespace, args: Sequence[str]) -> None:
     from vllm_infogain.compat import EngineArgs
     from vllm_infogain.engine.arguments import check_arguments
-    from vllm_infogain.plugin import embedded_args, engine_args, join
+    from vllm_infogain.presets import embedded_args, engine_args, join
     from vllm_infogain.request.fields import ParameterError
 
     presets = engine_args()

@@ -38,8 +38,8 @@ def post_routes(app) -> list[Any]:
 
 def _checked(route, endpoint):
     async def wrapper(**values):
-        from vllm_infogain.checking import after_checks
         from vllm_infogain.engine.identity import is_active
+        from vllm_infogain.serving.checking import after_checks
 
         request = values.get(route.dependant.request_param_name)
         engine = None if request is None else getattr(request.app.state, "engine_client", None)
@@ -52,8 +52,8 @@ def _checked(route, endpoint):
 
 
 async def _check_names(route, request) -> None:
-    from vllm_infogain.bodies import check_body, check_sampling_body
     from vllm_infogain.serving.admission import SAMPLING_DEFAULTS, refusing
+    from vllm_infogain.serving.bodies import check_body, check_sampling_body
 
     fields = known_fields(route)
     if not fields:

@@ -53,7 +53,7 @@ def _verified_at_admission(verify_greedy_sampling):
 
 def _with_hashed_seed(get_child_sampling_params):
     def wrapper(self, index):
-        from vllm_infogain.seeds import child_seed
+        from vllm_infogain.request.seeds import child_seed
 
         params = get_child_sampling_params(self, index)
         if self.sampling_params.seed is not None and hasattr(self.sampling_params, "hashes_seeds"):

@@ -52,7 +52,7 @@ def parser_of_ours(parser):
 
         def adjust_request(self, request):
             from vllm_infogain.serving.admission import refusing
-            from vllm_infogain.tools import check_calls, check_tools
+            from vllm_infogain.serving.tools import check_calls, check_tools
 
             with refusing():
                 check_tools(request)

@@ -9,7 +9,7 @@ from vllm import SamplingParams
 from vllm.config import CUDAGraphMode, StructuredOutputsConfig
 from vllm.engine.arg_utils import EngineArgs
 
-from vllm_infogain import ParameterError, plugin
+from vllm_infogain import ParameterError, plugin, presets
 from vllm_infogain.embedded.tokenizer import EOS, MASK, VOCAB
 from vllm_infogain.engine import config_check as startup
 from vllm_infogain.engine import identity
@@ -20,7 +20,7 @@ from vllm_infogain.serving.admission import check_request
 
 def config(checkpoint: Path, **settings):
     plugin.register()
-    args = plugin.engine_args() | {"dtype": "float32", "max_num_batched_tokens": 512} | settings
+    args = presets.engine_args() | {"dtype": "float32", "max_num_batched_tokens": 512} | settings
     return EngineArgs(model=str(checkpoint), **args).create_engine_config()
 
 

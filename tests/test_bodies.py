@@ -3,9 +3,9 @@
 import pytest
 
 from vllm_infogain import ParameterError
-from vllm_infogain.bodies import check_body, check_sampling_body
 from vllm_infogain.request.params import PARSERS
 from vllm_infogain.request.settings import SETTINGS
+from vllm_infogain.serving.bodies import check_body, check_sampling_body
 
 FIELDS = {"model", "prompt", "max_tokens", "vllm_xargs", "best_of"}
 SAMPLING = {"seed": None, "n": 1, "max_tokens": 16, "extra_args": None}

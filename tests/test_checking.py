@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from vllm_infogain.checking import after_checks, generate_checked
+from vllm_infogain.serving.checking import after_checks, generate_checked
 
 PATIENCE = 60  # seconds that a thread waits for a loop which stands still; where none does, it is never waited for
 

@@ -16,7 +16,7 @@ from waiting import PATIENCE
 
 import vllm_infogain
 from vllm_infogain.embedded import SERVED_NAME, model_path
-from vllm_infogain.plugin import embedded_args
+from vllm_infogain.presets import embedded_args
 
 pytestmark = pytest.mark.engine
 

@@ -8,8 +8,8 @@ from vllm_infogain.patches import samples
 
 from vllm_infogain.compat import ParentRequest, VLLMValidationError
 from vllm_infogain.request.params import DecodingParams
+from vllm_infogain.request.seeds import child_seed
 from vllm_infogain.sampling.best_of_n import generation_seeds
-from vllm_infogain.seeds import child_seed
 from vllm_infogain.serving.admission import check_request
 
 

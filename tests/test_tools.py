@@ -20,7 +20,7 @@ from vllm_infogain.grammar.backend import ModelTokens, automaton_of, pattern_of
 from vllm_infogain.grammar.token_dfa import Spelling
 from vllm_infogain.grammar.vocabulary import text_tokens
 from vllm_infogain.serving.admission import RequestError
-from vllm_infogain.tools import asked_by, check_calls, check_tools
+from vllm_infogain.serving.tools import asked_by, check_calls, check_tools
 
 TOKENIZER = PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(), eos_token=EOS)
 PLACE = {"type": "object", "properties": {"$ref": {"$ref": "#/$defs/n"}}, "required": ["$ref"]}

@@ -26,9 +26,9 @@ def engine_args(**overrides: Any) -> dict[str, Any]:
         overrides: engine arguments of vLLM, over ours; groups of settings (`compilation_config` and its like) field by
             field.
     """
-    from vllm_infogain import plugin
+    from vllm_infogain import presets
 
-    return plugin.engine_args(**overrides)
+    return presets.engine_args(**overrides)
 
 
 def load_llm(model: str | None = None, **overrides: Any):
@@ -40,10 +40,10 @@ def load_llm(model: str | None = None, **overrides: Any):
     """
     from vllm import LLM
 
-    from vllm_infogain import plugin
+    from vllm_infogain import presets
 
-    named = {"model": model} if model else plugin.embedded_args()
-    return LLM(**plugin.engine_args(**(named | overrides)))
+    named = {"model": model} if model else presets.embedded_args()
+    return LLM(**presets.engine_args(**(named | overrides)))
 
 
 def report(output: Any) -> dict[str, Any]:

@@ -6,13 +6,23 @@ What it adds: our architectures in vLLM's model registry, our worker and schedul
 
 import importlib
 import importlib.metadata
-from collections.abc import Collection
-from copy import copy
-from typing import Any
-
-from vllm_infogain.engine.identity import SCHEDULER, WORKER
 
 VLLM_RANGE = ((0, 32), (0, 34))  # tested minors: from, up to but not including
+PATCHES = (
+    "plugin_flag",
+    "engine_config",
+    "admission_check",
+    "tool_calls",
+    "infilling",
+    "stat_logger",
+    "progress",
+    "openai_choices",
+    "responses_check",
+    "route_check",
+    "samples",
+    "exit_code",
+    "no_token_beams",
+)
 
 
 def register() -> None:
@@ -26,40 +36,14 @@ def register() -> None:
     from vllm import ModelRegistry
 
     from vllm_infogain.model_executors import CONFIGS, EXECUTORS
-    from vllm_infogain.patches import (
-        admission_check,
-        engine_config,
-        exit_code,
-        infilling,
-        no_token_beams,
-        openai_choices,
-        plugin_flag,
-        progress,
-        responses_check,
-        route_check,
-        samples,
-        stat_logger,
-        tool_calls,
-    )
 
     for model_type, (module, name) in CONFIGS.items():
         AutoConfig.register(model_type, getattr(importlib.import_module(module), name), exist_ok=True)
     for architecture, executor in EXECUTORS.items():
         if architecture not in ModelRegistry.get_supported_archs():
             ModelRegistry.register_model(architecture, executor)
-    plugin_flag.apply()
-    engine_config.apply()
-    admission_check.apply()
-    tool_calls.apply()
-    infilling.apply()
-    stat_logger.apply()
-    progress.apply()
-    openai_choices.apply()
-    responses_check.apply()
-    route_check.apply()
-    samples.apply()
-    exit_code.apply()
-    no_token_beams.apply()
+    for name in PATCHES:
+        importlib.import_module(f"vllm_infogain.patches.{name}").apply()
 
 
 def check_vllm_version(version: str) -> None:
@@ -69,81 +53,3 @@ def check_vllm_version(version: str) -> None:
     if not low <= minor < high:
         span = f">={low[0]}.{low[1]},<{high[0]}.{high[1]}"
         raise RuntimeError(f"vllm-infogain needs vllm{span}, found {version}: run pip install 'vllm{span}'")
-
-
-def engine_args(**given: Any) -> dict[str, Any]:
-    """Engine arguments that make a vLLM engine ours, with what the user gives over them.
-
-    Args:
-        given: engine arguments of vLLM. Groups of settings (`compilation_config` and its like) are joined field by
-            field: those that are not given stay ours.
-    """
-    from vllm.platforms import current_platform
-
-    args: dict[str, Any] = {
-        "worker_cls": WORKER,
-        "scheduler_cls": SCHEDULER,
-        # A prompt is encoded together with its canvas: no prefix of it can be reused, and none can be run alone.
-        "enable_prefix_caching": False,
-        "enable_chunked_prefill": False,
-        # What a request wants next is known only from the logits.
-        "async_scheduling": False,
-        "enforce_eager": True,
-        # Its checks take what a finite automaton can follow, and leave it as the request gives it.
-        "structured_outputs_config": {"backend": "outlines"},
-    }
-    if current_platform.is_cuda():
-        args |= {
-            "enforce_eager": False,
-            # A step has as many rows as its candidates need, far more than requests.
-            "compilation_config": {"cudagraph_mode": "PIECEWISE", "max_cudagraph_capture_size": 1024},
-            # A backend that could only look back is refused, not used.
-            "attention_config": {"use_non_causal": True},
-        }
-    groups = {name: join(value, given.get(name), given) for name, value in args.items() if isinstance(value, dict)}
-    return args | given | groups
-
-
-def join(ours: dict[str, Any], theirs: Any, given: Collection[str]) -> Any:
-    """A group of settings, of which ours count where the user leaves the choice.
-
-    Args:
-        ours: the fields that we set.
-        theirs: the user's group: a dict, vLLM's object of it (a field at its default leaves the choice), a number (of a
-            compilation mode), or None.
-        given: names of all engine arguments that the user gives; some set a field of a group.
-    """
-    if isinstance(theirs, int):
-        theirs = {"mode": theirs}
-    if theirs is None or isinstance(theirs, dict):
-        theirs = theirs or {}
-        return _without(ours, theirs.keys() | set(given)) | theirs
-    plain, joined = type(theirs)(), copy(theirs)
-    chosen = {name for name, value in vars(theirs).items() if value != getattr(plain, name, None)}
-    settings = _without(ours, chosen.union(given))
-    parsed = type(theirs)(**settings)
-    for name in settings:
-        setattr(joined, name, getattr(parsed, name))
-    return joined
-
-
-def _without(ours: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """Those of our fields that nothing among the names given sets, or rules out."""
-    # vLLM refuses a largest size beside sizes of which it is not the largest.
-    ruled_out = {"max_cudagraph_capture_size"} if "cudagraph_capture_sizes" in given else set()
-    return {name: value for name, value in ours.items() if name not in ruled_out | given}
-
-
-def embedded_args() -> dict[str, Any]:
-    """Further arguments for the model that ships in the package."""
-    from vllm_infogain.embedded import SERVED_NAME, model_path
-
-    return {
-        "model": str(model_path()),
-        "served_model_name": [SERVED_NAME],
-        "dtype": "float32",  # vLLM's "auto" would serve fp32 weights in bf16
-        "block_size": 32,  # the model's sequences are at most 64 long
-        "kv_cache_memory_bytes": 256 << 20,
-        "max_num_seqs": 64,
-        "max_num_batched_tokens": 8192,
-    }

@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 
 from vllm_infogain.request.params import DecodingParams
+from vllm_infogain.request.seeds import child_seed
 from vllm_infogain.sampling.canvas_state import Final, Track
 from vllm_infogain.sampling.decoder import Decoder, Pending, SingleDecoder
 from vllm_infogain.sampling.metadata import NOTHING, Answer, Question
-from vllm_infogain.seeds import child_seed
 
 
 def generation_seeds(params: DecodingParams) -> list[int]:
