@@ -274,7 +274,9 @@ def renderer(request, tmp_path_factory):
 
 def test_where_the_tokenizer_has_no_mask_token_masks_are_given_as_ids(tmp_path):
     write_llada(tmp_path)
-    renderer = renderer_from_config(config(tmp_path, hf_overrides={"mask_token_id": len(VOCAB)}))
+    renderer = renderer_from_config(
+        config(tmp_path, hf_overrides={"mask_token_id": len(VOCAB), "vocab_size": len(VOCAB) + 1})
+    )
     assert rendered(renderer, "a<|x|>", add_special_tokens=False) == encode("a<|x|>")
     with pytest.raises(ValueError, match="this model's tokenizer has no mask token; give token ids"):
         rendered(renderer, "a<|mask:2|>")
@@ -362,7 +364,9 @@ def test_a_suffix_is_rendered_behind_one_mask_and_an_empty_one_not_at_all(render
 
 
 def test_the_renderer_of_an_engine_that_is_not_ours_takes_marks_as_text(checkpoint):
-    renderer = renderer_from_config(EngineArgs(model=str(checkpoint), dtype="float32").create_engine_config())
+    others = EngineArgs(model=str(checkpoint), dtype="float32").create_engine_config()
+    others.scheduler_config.scheduler_cls = "vllm.v1.core.sched.scheduler.Scheduler"
+    renderer = renderer_from_config(others)
     text = "a<|mask:2|>"
     assert rendered(renderer, text) == [VOCAB[BOS], *encode(text), VOCAB[ANSWER]]
     assert chat(renderer, ("user", text)) == [VOCAB[BOS], *encode(text), VOCAB[ANSWER]]

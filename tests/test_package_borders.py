@@ -1,4 +1,4 @@
-"""Borders inside the package: who may import vLLM, and what works without it."""
+"""Borders inside the package: who may import vLLM, which room may import which, and what works without vLLM."""
 
 import ast
 import subprocess
@@ -14,12 +14,32 @@ ROOT = Path(vllm_infogain.__file__).parents[1]
 MAY_IMPORT_VLLM = (
     "compat.py",
     "engine/worker.py",
-    "evaluation.py",  # a user of vLLM's public API, like the demo
+    "embedded/evaluation.py",  # a user of vLLM's public API, like the demo
     "model_executors/",
     "patches/",
     "plugin.py",
+    "presets.py",
     "__init__.py",
 )
+
+
+# What each room may import, at the top of a file or later, besides itself; a room is a folder, or a file beside them.
+ROOMS = {
+    "compat": set(),
+    "request": {"compat"},
+    "grammar": {"compat", "request"},
+    "sampling": {"request", "grammar"},
+    "reference": {"request", "grammar", "sampling"},
+    "library": {"request", "sampling"},
+    "model_executors": set(),
+    "engine": {"compat", "request", "grammar", "sampling", "model_executors"},
+    "serving": {"compat", "request", "grammar", "sampling"},
+    "embedded": {"reference", "vllm_infogain"},
+    "presets": {"engine", "embedded"},
+    "vllm_infogain": {"request", "library", "presets"},
+    "patches": {"compat", "request", "grammar", "engine", "serving", "model_executors", "presets"},
+    "plugin": {"model_executors"},
+}
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -28,17 +48,49 @@ def imported_modules(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
+def sources() -> dict[str, Path]:
+    """Every module, by its path inside the package."""
+    folders = {"vllm_infogain": "", "model_executors": "model_executors/", "patches": "patches/"}
+    return {
+        prefix + path.relative_to(ROOT / folder).as_posix(): path
+        for folder, prefix in folders.items()
+        for path in (ROOT / folder).rglob("*.py")
+    }
+
+
+def room(module: str) -> str:
+    """Of `vllm_infogain.sampling.rows`: sampling."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "vllm_infogain"
+
+
+def test_a_room_imports_only_those_below_it():
+    crossed = {}
+    for name, path in sources().items():
+        here = name.removesuffix(".py").split("/")[0]
+        here = here if here in ROOMS else "vllm_infogain"
+        there = {room(module) for module in imported_modules(path) if module.split(".")[0] == "vllm_infogain"}
+        if beyond := there - {here} - ROOMS[here]:
+            crossed[name] = beyond
+    assert not crossed
+
+
+def test_no_circle_leads_through_the_rooms():
+    # The package's own front, `import vllm_infogain`, is what users import; `embedded` is such a user.
+    below = {name: rooms - {"vllm_infogain"} for name, rooms in ROOMS.items()}
+    while below:
+        lowest = [name for name, rooms in below.items() if not rooms & below.keys()]
+        assert lowest, f"a circle among {sorted(below)}"
+        below = {name: rooms for name, rooms in below.items() if name not in lowest}
+
+
 def test_only_the_named_modules_import_vllm():
-    sources = [*(ROOT / "vllm_infogain").rglob("*.py"), *(ROOT / "model_executors").glob("*.py")]
-    sources += (ROOT / "patches").glob("*.py")
     importers = {
-        str(path.relative_to(ROOT)).removeprefix("vllm_infogain/")
-        for path in sources
-        if any(name.split(".")[0] == "vllm" for name in imported_modules(path))
+        name for name, path in sources().items() if any(name.split(".")[0] == "vllm" for name in imported_modules(path))
     }
     assert "compat.py" in importers
     assert not {path for path in importers if not path.startswith(MAY_IMPORT_VLLM)}
@@ -61,7 +113,7 @@ def test_the_algorithm_works_where_vllm_cannot_be_imported():
         except ImportError:
             print("kept out")
     """
-    modules = ["", ".params", ".sampling.decoder", ".reference.oracle", ".embedded.tasks"]
+    modules = ["", ".request.params", ".sampling.decoder", ".reference.oracle", ".embedded.tasks"]
     names = [f"vllm_infogain{module}" for module in modules]
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *names],
