@@ -9,7 +9,7 @@ import torch
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling import make_decoder
 from vllm_infogain.sampling.decoder import Decoder, Pending
-from vllm_infogain.sampling.forward_window import Extent
+from vllm_infogain.sampling.forward_window import ForwardWindow
 from vllm_infogain.sampling.read_logits import read
 
 VOCAB, MASK_ID = 7, 6
@@ -51,7 +51,7 @@ class Forwards:
         self.model = model
         self.kept = np.full((params.num_kept_states, len(prompt) + params.canvas_length), self.UNKNOWN)
         self.kept[:, :computed] = prompt[:computed]
-        self.extents: list[Extent] = []
+        self.extents: list[ForwardWindow] = []
 
     def logits(self, pending: Pending, part: slice) -> torch.Tensor:
         """[sequences x masked, vocab] of the next part of a group; only `extent.rows` of it are computed."""
@@ -85,8 +85,8 @@ def run(decoder: Decoder, forwards: Forwards, parts: Iterable[int] = (1_000_000,
     sizes = itertools.cycle(parts)
     while decoder.pending is not None:
         count = min(next(sizes), decoder.pending.remaining)
-        question = decoder.question(count)
-        (answer,) = read(forwards.logits(decoder.pending, decoder.pending.part(count)), [question], MASK_ID)
-        decoder.consume(count, answer)
+        metadata = decoder.metadata(count)
+        (output,) = read(forwards.logits(decoder.pending, decoder.pending.part(count)), [metadata], MASK_ID)
+        decoder.consume(count, output)
         tokens += decoder.take_final().tokens
     return tokens

@@ -175,9 +175,9 @@ def test_the_parts_of_one_forward_count_once():
     while decoder.pending is not None:
         pending, is_first = decoder.pending, True
         while decoder.pending is pending and pending.remaining:
-            question = decoder.question(1)
-            (answer,) = read(forwards.logits(pending, pending.part(1)), [question], MASK_ID)
-            decoder.consume(1, answer, first_of_forward=is_first)
+            metadata = decoder.metadata(1)
+            (output,) = read(forwards.logits(pending, pending.part(1)), [metadata], MASK_ID)
+            decoder.consume(1, output, first_of_forward=is_first)
             is_first = False
     assert len(forwards.extents) > whole.forwards
     assert decoder.report == whole

@@ -8,11 +8,11 @@ from stub_model import MASK_ID, Forwards, StubModel, drive, run
 from vllm_infogain.reference import oracle
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling import make_decoder
-from vllm_infogain.sampling.forward_window import Extent
+from vllm_infogain.sampling.forward_window import ForwardWindow
 from vllm_infogain.sampling.read_logits import read
 
 
-def extents(params: DecodingParams, prompt: list[int], computed: int = 0) -> list[Extent]:
+def extents(params: DecodingParams, prompt: list[int], computed: int = 0) -> list[ForwardWindow]:
     """Of every forward."""
     model = StubModel(block=params.block_length if params.block_causal else 0)
     decoder = make_decoder(prompt, params, MASK_ID, computed=computed)
@@ -29,12 +29,12 @@ def plain(**fields) -> DecodingParams:
 
 
 def test_without_a_cache_every_forward_computes_everything():
-    assert extents(plain(), [1, 2]) == [Extent(range(8), range(8), 8)] * 6
+    assert extents(plain(), [1, 2]) == [ForwardWindow(range(8), range(8), 8)] * 6
 
 
 def test_a_cache_is_refreshed_when_a_block_begins_and_then_only_the_window_is_computed():
-    def block(window: range) -> list[Extent]:
-        return [Extent(range(8), window, 8, refresh=True), *[Extent(window, window, 8)] * 2]
+    def block(window: range) -> list[ForwardWindow]:
+        return [ForwardWindow(range(8), window, 8, refresh=True), *[ForwardWindow(window, window, 8)] * 2]
 
     assert extents(plain(cache="prefix"), [1, 2]) == block(range(2, 8)) + block(range(5, 8))
     assert extents(plain(cache="dual"), [1, 2]) == block(range(2, 5)) + block(range(5, 8))
@@ -68,9 +68,13 @@ def test_a_block_causal_model_computes_the_block_finished_last_with_the_next_one
     params = DecodingParams(sampler="ar", temperature=0.0, block_length=4, canvas_length=5, block_causal=True)
     window, last = range(4, 8), range(8, 11)
     # The prompt's last two positions attend to the canvas's first two: they are part of its block.
-    behind = [Extent(window, window, 8), Extent(range(4, 11), last, 11, refresh=True), *[Extent(last, last, 11)] * 2]
-    assert extents(params, [1] * 6) == [Extent(range(8), window, 8, refresh=True), *behind]
-    assert extents(params, [1] * 6, computed=4) == [Extent(window, window, 8, refresh=True), *behind]
+    behind = [
+        ForwardWindow(window, window, 8),
+        ForwardWindow(range(4, 11), last, 11, refresh=True),
+        *[ForwardWindow(last, last, 11)] * 2,
+    ]
+    assert extents(params, [1] * 6) == [ForwardWindow(range(8), window, 8, refresh=True), *behind]
+    assert extents(params, [1] * 6, computed=4) == [ForwardWindow(window, window, 8, refresh=True), *behind]
 
 
 def test_a_beams_block_causal_contexts_share_no_more_than_the_prompts():
@@ -109,9 +113,9 @@ def test_a_child_extends_the_kept_state_of_its_parent():
             contexts.append(set(pending.contexts.tolist()))
         elif contexts:
             assert pending.contexts.tolist() == list(range(params.beam_width))
-        question = decoder.question(pending.remaining)
-        (answer,) = read(forwards.logits(pending, slice(None)), [question], MASK_ID)
-        decoder.consume(pending.remaining, answer)
+        metadata = decoder.metadata(pending.remaining)
+        (output,) = read(forwards.logits(pending, slice(None)), [metadata], MASK_ID)
+        decoder.consume(pending.remaining, output)
     assert contexts[:3] == [{0}] * 3, "until the second refresh all descend from the one first state"
     assert len(contexts[3]) == 4
     assert contexts[5] <= contexts[4] <= contexts[3], "lines die out, none comes back"

@@ -13,7 +13,7 @@ from vllm_infogain.model_executors import CONFIGS
 
 from vllm_infogain import plugin
 from vllm_infogain.request.params import DecodingParams
-from vllm_infogain.sampling.canvas_state import Track
+from vllm_infogain.sampling.canvas_state import CanvasState
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,11 +56,11 @@ def test_vllm_resolves_the_architecture_to_our_executor():
 @pytest.mark.parametrize(("cache", "window"), [("none", (0, 15)), ("prefix", (2, 15)), ("dual", (2, 7))])
 def test_the_window_begins_with_the_row_that_the_blocks_first_position_is_read_off(cache: str, window: tuple):
     params = DecodingParams(cache=cache, block_length=4, canvas_length=12, shift=1)
-    track = Track([10, 11, 12], params, MASK_ID)
-    extent = track.extent()
+    canvas = CanvasState([10, 11, 12], params, MASK_ID)
+    extent = canvas.extent()
     assert (extent.window.start, extent.window.stop) == window
     assert len(extent.window) <= params.window(prompt_length=3)
-    assert track.masked(track.state[None]).tolist() == [[3, 4, 5, 6]], "which positions are masked does not shift"
+    assert canvas.masked(canvas.state[None]).tolist() == [[3, 4, 5, 6]], "which positions are masked does not shift"
 
 
 # The plain model that the engine is compared with.

@@ -62,7 +62,7 @@ def kept(engine: Engine) -> dict[str, int]:
     scheduler, processor = engine.scheduler, engine.llm.llm_engine.output_processor
     tables = {
         "requests": scheduler.requests, "waiting": scheduler.waiting, "running": scheduler.running,
-        "deferred": scheduler.deferred_waiting, "entries": scheduler._entries, "scratch": scheduler._scratch,
+        "deferred": scheduler.deferred_waiting, "entries": scheduler._states, "scratch": scheduler._scratch,
         "timed out": scheduler._timed_out, "finished": scheduler.finished_req_ids, "worker": engine.runner.requests,
         "front end": processor.request_states, "parents": processor.parent_requests,
     }  # fmt: skip

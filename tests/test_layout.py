@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from vllm_infogain.engine.batch import SequenceGroup, build_batch
 from vllm_infogain.engine.kv_layout import layout, most_own_pages
 from vllm_infogain.engine.records import GroupPlan
-from vllm_infogain.sampling.forward_window import Extent
+from vllm_infogain.sampling.forward_window import ForwardWindow
 
 extents = st.tuples(st.integers(1, 200), st.integers(1, 200), st.integers(0, 200)).map(
-    lambda sizes: Extent(
+    lambda sizes: ForwardWindow(
         rows=range(sizes[0] - 1, sizes[0] - 1 + sizes[1]),
         window=range(sizes[0] - 1, sizes[0] - 1 + sizes[1]),
         keys=sizes[0] - 1 + sizes[1] + sizes[2],
@@ -21,7 +21,9 @@ extents = st.tuples(st.integers(1, 200), st.integers(1, 200), st.integers(0, 200
 
 
 @given(extent=extents, page_size=st.sampled_from([16, 32, 128]))
-def test_a_bidirectional_layout_places_every_position_once_and_the_window_in_own_pages(extent: Extent, page_size: int):
+def test_a_bidirectional_layout_places_every_position_once_and_the_window_in_own_pages(
+    extent: ForwardWindow, page_size: int
+):
     place = layout(extent, page_size, in_order=False)
     assert sorted(place.slots.tolist()) == list(range(extent.keys)), "no hole, or the kernel would read old keys"
     window = place.slots[extent.window.start : extent.window.stop] // page_size
@@ -36,8 +38,8 @@ def test_a_bidirectional_layout_places_every_position_once_and_the_window_in_own
 
 
 @given(extent=extents, page_size=st.sampled_from([16, 32]))
-def test_a_block_causal_layout_keeps_the_order_of_the_text(extent: Extent, page_size: int):
-    extent = Extent(extent.rows, extent.window, keys=extent.window.stop)
+def test_a_block_causal_layout_keeps_the_order_of_the_text(extent: ForwardWindow, page_size: int):
+    extent = ForwardWindow(extent.rows, extent.window, keys=extent.window.stop)
     place = layout(extent, page_size, in_order=True)
     assert place.slots.tolist() == list(range(extent.keys))
     assert place.own.start == extent.window.start // page_size
@@ -45,14 +47,16 @@ def test_a_block_causal_layout_keeps_the_order_of_the_text(extent: Extent, page_
     assert len(place.own) <= most_own_pages(len(extent.window), extent.keys, page_size)
 
 
-def group(extent: Extent, count: int, pages: GroupPlan, block: int = 0) -> SequenceGroup:
+def group(extent: ForwardWindow, count: int, pages: GroupPlan, block: int = 0) -> SequenceGroup:
     tokens = np.arange(100, 100 + 80) + np.arange(count)[:, None] * 1000
     masked = np.tile(np.array([[extent.window.start, extent.window.stop - 1]]), (count, 1))
     return SequenceGroup(tokens, masked, extent, np.zeros(count, dtype=np.int64), pages, block)
 
 
 def test_candidates_write_to_pages_of_their_own_and_read_the_shared_ones():
-    extent = Extent(rows=range(40, 56), window=range(40, 56), keys=80)  # 16 of a page of 32: 16 shared ones fill it up
+    extent = ForwardWindow(
+        rows=range(40, 56), window=range(40, 56), keys=80
+    )  # 16 of a page of 32: 16 shared ones fill it up
     batch = build_batch([group(extent, 3, GroupPlan(3, ((5, 6, 7),), (8, 9)))], 32, torch.device("cpu"))
     assert batch.page_table.tolist() == [[5, 6, 7], [5, 8, 7], [5, 9, 7]]
     assert batch.copied_pages.tolist() == [[6, 6], [8, 9]]
@@ -65,7 +69,7 @@ def test_candidates_write_to_pages_of_their_own_and_read_the_shared_ones():
 
 
 def test_a_refresh_writes_every_state_into_its_own_context():
-    extent = Extent(rows=range(80), window=range(40, 56), keys=80, refresh=True)
+    extent = ForwardWindow(rows=range(80), window=range(40, 56), keys=80, refresh=True)
     states = group(extent, 2, GroupPlan(2, ((5, 6, 7), (1, 2, 3))))
     states = SequenceGroup(states.tokens, states.masked, extent, np.array([1, 0]), states.pages, 0)
     batch = build_batch([states], 32, torch.device("cpu"))
@@ -75,7 +79,7 @@ def test_a_refresh_writes_every_state_into_its_own_context():
 
 
 def test_rows_of_a_block_causal_state_attend_up_to_the_end_of_their_block():
-    extent = Extent(rows=range(4, 14), window=range(12, 14), keys=14, refresh=True)
+    extent = ForwardWindow(rows=range(4, 14), window=range(12, 14), keys=14, refresh=True)
     batch = build_batch([group(extent, 1, GroupPlan(1, ((5, 6, 7),)), block=4)], 32, torch.device("cpu"))
     assert batch.query_start.tolist() == [0, 4, 8, 10]
     assert batch.keys.tolist() == [8, 12, 14]
@@ -85,8 +89,8 @@ def test_rows_of_a_block_causal_state_attend_up_to_the_end_of_their_block():
 
 @pytest.mark.parametrize("page_size", [16, 32])
 def test_groups_of_different_lengths_share_one_batch(page_size: int):
-    one = group(Extent(range(40, 56), range(40, 56), 80), 2, GroupPlan(2, ((1, 2, 3, 4, 5),), (6, 7, 8, 9)))
-    other = group(Extent(range(20), range(20), 20), 1, GroupPlan(1, ((10, 11),)))
+    one = group(ForwardWindow(range(40, 56), range(40, 56), 80), 2, GroupPlan(2, ((1, 2, 3, 4, 5),), (6, 7, 8, 9)))
+    other = group(ForwardWindow(range(20), range(20), 20), 1, GroupPlan(1, ((10, 11),)))
     batch = build_batch([one, other], page_size, torch.device("cpu"))
     assert batch.query_start.tolist() == [0, 16, 32, 52]
     assert batch.keys.tolist() == [80, 80, 20]

@@ -13,7 +13,7 @@ from vllm_infogain.grammar.automaton import TokenAutomaton
 from vllm_infogain.request.constraints import Constraints
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling import rows, slices
-from vllm_infogain.sampling.metadata import Comparison, Question
+from vllm_infogain.sampling.metadata import Comparison, SamplingMetadata
 from vllm_infogain.sampling.read_logits import read
 from vllm_infogain.sampling.rehearsal import rehearse
 
@@ -26,10 +26,10 @@ LOOK = DecodingParams(num_candidates=4, temperature=0.7)
 SOME = tuple(range(1, 1025))
 
 
-def question(params: DecodingParams, sequences: int = 1, **fields) -> Question:
+def metadata(params: DecodingParams, sequences: int = 1, **fields) -> SamplingMetadata:
     """About ROWS rows of canvases that hold nothing yet."""
     offsets = np.arange(ROWS // sequences)[None].repeat(sequences, 0)
-    return Question(params, offsets, np.arange(sequences), np.full_like(offsets, MASK_ID), **fields)
+    return SamplingMetadata(params, offsets, np.arange(sequences), np.full_like(offsets, MASK_ID), **fields)
 
 
 def grammar() -> TokenAutomaton:
@@ -39,21 +39,21 @@ def grammar() -> TokenAutomaton:
 
 
 CASES = {
-    "top_p": lambda: question(dataclasses.replace(DRAWN, top_p=0.9)),
-    "top_k and min_p": lambda: question(dataclasses.replace(DRAWN, top_k=50, min_p=0.01)),
-    "logprobs": lambda: question(dataclasses.replace(DRAWN, logprobs=20)),
-    "logprobs of what is narrowed": lambda: question(dataclasses.replace(LOOK, logprobs=20, top_p=0.5)),
-    "logprob_token_ids": lambda: question(dataclasses.replace(DRAWN, logprobs=1, logprob_token_ids=(5, 6))),
-    "candidates": lambda: question(dataclasses.replace(LOOK, top_p=0.9), 4, comparison=Comparison(0.0, np.zeros(4))),
-    "klass": lambda: question(
+    "top_p": lambda: metadata(dataclasses.replace(DRAWN, top_p=0.9)),
+    "top_k and min_p": lambda: metadata(dataclasses.replace(DRAWN, top_k=50, min_p=0.01)),
+    "logprobs": lambda: metadata(dataclasses.replace(DRAWN, logprobs=20)),
+    "logprobs of what is narrowed": lambda: metadata(dataclasses.replace(LOOK, logprobs=20, top_p=0.5)),
+    "logprob_token_ids": lambda: metadata(dataclasses.replace(DRAWN, logprobs=1, logprob_token_ids=(5, 6))),
+    "candidates": lambda: metadata(dataclasses.replace(LOOK, top_p=0.9), 4, comparison=Comparison(0.0, np.zeros(4))),
+    "klass": lambda: metadata(
         dataclasses.replace(DRAWN, sampler="klass"), previous=torch.randn(ROWS, VOCAB).log_softmax(-1)
     ),
-    "a grammar": lambda: question(dataclasses.replace(DRAWN, is_structured=True), ROWS, automaton=grammar()),
-    "min_tokens": lambda: question(dataclasses.replace(DRAWN, stop_ids=SOME), stops_from=ROWS),
-    "logit_bias": lambda: question(
+    "a grammar": lambda: metadata(dataclasses.replace(DRAWN, is_structured=True), ROWS, automaton=grammar()),
+    "min_tokens": lambda: metadata(dataclasses.replace(DRAWN, stop_ids=SOME), stops_from=ROWS),
+    "logit_bias": lambda: metadata(
         dataclasses.replace(DRAWN, constraints=Constraints(logit_bias=tuple((token, 1.0) for token in SOME)))
     ),
-    "allowed_token_ids": lambda: question(dataclasses.replace(DRAWN, constraints=Constraints(allowed_ids=SOME))),
+    "allowed_token_ids": lambda: metadata(dataclasses.replace(DRAWN, constraints=Constraints(allowed_ids=SOME))),
 }
 
 

@@ -11,64 +11,66 @@ from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling import slices
 from vllm_infogain.sampling.actions import step_key
 from vllm_infogain.sampling.logprobs import Alternatives
-from vllm_infogain.sampling.metadata import Answer, Comparison, Question, Reading
+from vllm_infogain.sampling.metadata import Comparison, PositionStatistics, SamplerOutput, SamplingMetadata
 from vllm_infogain.sampling.read_logits import read as read_over
 
 VOCAB, MASK_ID = 11, 10
 COLUMNS = VOCAB + 3  # of the logits; the last ones are padding
 
 
-def question(params: DecodingParams, sequences: int, masked: int, *, compared: bool = False, seed: int = 0) -> Question:
+def metadata(
+    params: DecodingParams, sequences: int, masked: int, *, compared: bool = False, seed: int = 0
+) -> SamplingMetadata:
     """Masked positions, H(z) and C(a, z) made up."""
     rng = np.random.default_rng(seed)
     offsets = np.stack([np.sort(rng.choice(40, masked, replace=False)) for _ in range(sequences)])
     comparison = Comparison(now=1.5, cost=rng.random(sequences)) if compared else None
-    return Question(params, offsets, np.full(sequences, step_key(params.seed, 3)), offsets * 0, comparison)
+    return SamplingMetadata(params, offsets, np.full(sequences, step_key(params.seed, 3)), offsets * 0, comparison)
 
 
-def mixed() -> list[Question]:
+def mixed() -> list[SamplingMetadata]:
     """Requests of every kind, in one batch."""
     look = DecodingParams(num_candidates=5, temperature=0.7, seed=1)
     summed = dataclasses.replace(look, state_uncertainty="sum", cost_weight=0.5, seed=2)
     klass = DecodingParams(sampler="klass", temperature=1.0, seed=3)
     earlier = torch.randn(4, COLUMNS, generator=torch.Generator().manual_seed(9)).log_softmax(-1)
     return [
-        question(look, 5, 7, compared=True, seed=1),
-        question(look, 1, 8, seed=2),
-        question(summed, 3, 2, compared=True, seed=3),
-        question(DecodingParams(temperature=0.0), 1, 6, seed=4),
-        question(DecodingParams(sampler="lookum", temperature=0.0), 4, 5, compared=True, seed=5),
-        question(DecodingParams(sampler="entropy", top_k=2, top_p=0.9, seed=6), 1, 3, seed=6),
-        question(dataclasses.replace(look, top_k=3), 4, 3, compared=True, seed=7),
-        question(DecodingParams(eos_ids=(4, 5), eos_penalty=3.0, sampler="confidence"), 1, 3, seed=8),
-        question(DecodingParams(sampler="beam", num_candidates=2), 6, 4, seed=9),
-        dataclasses.replace(question(klass, 1, 4, seed=10), previous=earlier),
-        question(klass, 1, 4, seed=11),
-        question(look, 2, 0, compared=True, seed=12),
-        question(dataclasses.replace(look, logprobs=2), 3, 4, compared=True, seed=13),
-        question(DecodingParams(sampler="entropy", temperature=0.0, logprobs=3), 1, 5, seed=14),
-        question(DecodingParams(sampler="beam", num_candidates=2, logprobs=1, logprob_token_ids=(7,)), 2, 3, seed=15),
+        metadata(look, 5, 7, compared=True, seed=1),
+        metadata(look, 1, 8, seed=2),
+        metadata(summed, 3, 2, compared=True, seed=3),
+        metadata(DecodingParams(temperature=0.0), 1, 6, seed=4),
+        metadata(DecodingParams(sampler="lookum", temperature=0.0), 4, 5, compared=True, seed=5),
+        metadata(DecodingParams(sampler="entropy", top_k=2, top_p=0.9, seed=6), 1, 3, seed=6),
+        metadata(dataclasses.replace(look, top_k=3), 4, 3, compared=True, seed=7),
+        metadata(DecodingParams(eos_ids=(4, 5), eos_penalty=3.0, sampler="confidence"), 1, 3, seed=8),
+        metadata(DecodingParams(sampler="beam", num_candidates=2), 6, 4, seed=9),
+        dataclasses.replace(metadata(klass, 1, 4, seed=10), previous=earlier),
+        metadata(klass, 1, 4, seed=11),
+        metadata(look, 2, 0, compared=True, seed=12),
+        metadata(dataclasses.replace(look, logprobs=2), 3, 4, compared=True, seed=13),
+        metadata(DecodingParams(sampler="entropy", temperature=0.0, logprobs=3), 1, 5, seed=14),
+        metadata(DecodingParams(sampler="beam", num_candidates=2, logprobs=1, logprob_token_ids=(7,)), 2, 3, seed=15),
     ]
 
 
-def read(logits: torch.Tensor, questions: list[Question], *widths: int) -> list[Answer]:
+def read(logits: torch.Tensor, batch_metadata: list[SamplingMetadata], *widths: int) -> list[SamplerOutput]:
     """What is read; the earlier log-probabilities that it writes over are its own."""
-    anew = [q if q.previous is None else dataclasses.replace(q, previous=q.previous.clone()) for q in questions]
+    anew = [q if q.previous is None else dataclasses.replace(q, previous=q.previous.clone()) for q in batch_metadata]
     return read_over(logits, anew, *widths)
 
 
-def logits_of(questions: list[Question]) -> list[torch.Tensor]:
+def logits_of(batch_metadata: list[SamplingMetadata]) -> list[torch.Tensor]:
     """Of each question, [rows, columns]; in some rows the mask token or padding leads."""
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(q.offsets.size, COLUMNS, generator=generator) * 2 for q in questions]
+    return [torch.randn(q.offsets.size, COLUMNS, generator=generator) * 2 for q in batch_metadata]
 
 
-def assert_equal(one: Answer, other: Answer) -> None:
+def assert_equal(one: SamplerOutput, other: SamplerOutput) -> None:
     assert one.best == other.best
     assert one.objective.tolist() == other.objective.tolist()
     assert one.readings.keys() == other.readings.keys()
     for index, reading in one.readings.items():
-        for field in dataclasses.fields(Reading):
+        for field in dataclasses.fields(PositionStatistics):
             values = getattr(reading, field.name), getattr(other.readings[index], field.name)
             assert (values[0] is None) == (values[1] is None), field.name
             if field.name == "alternatives" and values[0] is not None:
@@ -79,62 +81,64 @@ def assert_equal(one: Answer, other: Answer) -> None:
 
 
 def test_a_question_has_the_same_answer_alone_and_among_others():
-    questions = mixed()
-    logits = logits_of(questions)
-    together = read(torch.cat(logits), questions, MASK_ID, VOCAB)
-    backwards = read(torch.cat(logits[::-1]), questions[::-1], MASK_ID, VOCAB)[::-1]
-    for asked, rows, *answers in zip(questions, logits, together, backwards, strict=True):
+    batch_metadata = mixed()
+    logits = logits_of(batch_metadata)
+    together = read(torch.cat(logits), batch_metadata, MASK_ID, VOCAB)
+    backwards = read(torch.cat(logits[::-1]), batch_metadata[::-1], MASK_ID, VOCAB)[::-1]
+    for asked, rows, *outputs in zip(batch_metadata, logits, together, backwards, strict=True):
         (alone,) = read(rows.clone(), [asked], MASK_ID, VOCAB)
-        for answer in answers:
-            assert_equal(alone, answer)
+        for output in outputs:
+            assert_equal(alone, output)
 
 
 @pytest.mark.parametrize("size", [1, 2 * COLUMNS, 7 * COLUMNS])
 def test_rows_that_are_worked_on_in_slices_tell_what_they_tell_at_once(monkeypatch, size):
-    questions = mixed()
-    logits = logits_of(questions)
-    at_once = read(torch.cat(logits), questions, MASK_ID, VOCAB)
+    batch_metadata = mixed()
+    logits = logits_of(batch_metadata)
+    at_once = read(torch.cat(logits), batch_metadata, MASK_ID, VOCAB)
     monkeypatch.setattr(slices, "SLICE", size)
-    for one, other in zip(read(torch.cat(logits), questions, MASK_ID, VOCAB), at_once, strict=True):
+    for one, other in zip(read(torch.cat(logits), batch_metadata, MASK_ID, VOCAB), at_once, strict=True):
         assert_equal(one, other)
 
 
 def test_log_probabilities_of_one_step_take_the_place_of_those_before():
     klass = DecodingParams(sampler="klass", temperature=0.0)
-    before, now = (logits_of([question(klass, 1, rows, seed=rows)])[0] for rows in (6, 3))
-    asked, kept = question(klass, 1, 3), before.log_softmax(-1)
+    before, now = (logits_of([metadata(klass, 1, rows, seed=rows)])[0] for rows in (6, 3))
+    asked, kept = metadata(klass, 1, 3), before.log_softmax(-1)
     rows = np.array([1, 4, 5])
     (expected,) = read(now.clone(), [dataclasses.replace(asked, previous=kept[rows])], MASK_ID, VOCAB)
-    (answer,) = read_over(now, [dataclasses.replace(asked, previous=kept, previous_rows=rows)], MASK_ID, VOCAB)
-    assert_equal(answer, expected)
-    found = answer.readings[0].log_probabilities
+    (output,) = read_over(now, [dataclasses.replace(asked, previous=kept, previous_rows=rows)], MASK_ID, VOCAB)
+    assert_equal(output, expected)
+    found = output.readings[0].log_probabilities
     assert found is not None
     assert found.data_ptr() == kept.data_ptr()
 
 
 def test_parts_of_a_question_have_the_parts_of_its_answer():
-    whole = question(DecodingParams(temperature=1.0), 6, 5, compared=True)
+    whole = metadata(DecodingParams(temperature=1.0), 6, 5, compared=True)
     assert whole.comparison is not None
     (logits,) = logits_of([whole])
-    (answer,) = read(logits.clone(), [whole], MASK_ID, VOCAB)
+    (output,) = read(logits.clone(), [whole], MASK_ID, VOCAB)
     objective, readings = [], {}
     for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
         comparison = Comparison(whole.comparison.now, whole.comparison.cost[part])
-        asked = Question(whole.params, whole.offsets[part], whole.keys[part], whole.canvases[part], comparison)
+        asked = SamplingMetadata(whole.params, whole.offsets[part], whole.keys[part], whole.canvases[part], comparison)
         (some,) = read(logits.view(6, 5, COLUMNS)[part].reshape(-1, COLUMNS), [asked], MASK_ID, VOCAB)
         objective += some.objective.tolist()
         readings[part.start + some.best] = some.readings[some.best]
-    assert objective == answer.objective.tolist()
-    assert_equal(dataclasses.replace(answer, readings={answer.best: readings[answer.best]}), answer)
+    assert objective == output.objective.tolist()
+    assert_equal(dataclasses.replace(output, readings={output.best: readings[output.best]}), output)
 
 
 def test_j_and_the_best_candidate_are_those_of_the_definition():
-    questions = mixed()
-    logits = logits_of(questions)
-    for asked, rows, answer in zip(questions, logits, read(torch.cat(logits), questions, MASK_ID, VOCAB), strict=True):
+    batch_metadata = mixed()
+    logits = logits_of(batch_metadata)
+    for asked, rows, output in zip(
+        batch_metadata, logits, read(torch.cat(logits), batch_metadata, MASK_ID, VOCAB), strict=True
+    ):
         if asked.comparison is None:
-            assert answer.objective.size == 0
-            assert answer.readings.keys() == set(range(len(asked.offsets)))
+            assert output.objective.size == 0
+            assert output.readings.keys() == set(range(len(asked.offsets)))
             continue
         p = rows.double().softmax(-1).view(*asked.offsets.shape, COLUMNS)
         entropy = -torch.where(p > 0, p * p.log(), 0.0).sum(-1)
@@ -144,25 +148,25 @@ def test_j_and_the_best_candidate_are_those_of_the_definition():
         expected = -after
         if asked.params.sampler != "lookum":
             expected = 1.5 - after - asked.params.cost_weight * torch.from_numpy(asked.comparison.cost)
-        np.testing.assert_allclose(answer.objective, expected, atol=1e-6)
-        assert answer.best == expected.argmax()
-        (index,) = answer.readings
-        assert index == answer.best
-        np.testing.assert_allclose(answer.readings[index].entropy, entropy[index], atol=1e-6)
+        np.testing.assert_allclose(output.objective, expected, atol=1e-6)
+        assert output.best == expected.argmax()
+        (index,) = output.readings
+        assert index == output.best
+        np.testing.assert_allclose(output.readings[index].entropy, entropy[index], atol=1e-6)
 
 
 def test_of_equal_candidates_the_first_is_the_best():
-    asked = question(DecodingParams(cost_weight=0.0), 4, 3, compared=True)
+    asked = metadata(DecodingParams(cost_weight=0.0), 4, 3, compared=True)
     rows = torch.randn(3, COLUMNS)
     logits = torch.cat([torch.zeros(3, COLUMNS), rows * 9, rows * 9, rows])
-    (answer,) = read(logits, [asked], MASK_ID, VOCAB)
-    assert answer.objective[1] == answer.objective[2] == answer.objective.max()
-    assert answer.best == 1
+    (output,) = read(logits, [asked], MASK_ID, VOCAB)
+    assert output.objective[1] == output.objective[2] == output.objective.max()
+    assert output.best == 1
 
 
 def test_the_host_waits_for_the_device_once(monkeypatch):
-    questions = mixed()
-    logits = torch.cat(logits_of(questions))
+    batch_metadata = mixed()
+    logits = torch.cat(logits_of(batch_metadata))
     calls = []
     for name in ("cpu", "tolist", "item", "__bool__", "__int__", "__float__", "nonzero", "__array__"):
         method = getattr(torch.Tensor, name)
@@ -171,25 +175,29 @@ def test_the_host_waits_for_the_device_once(monkeypatch):
             name,
             lambda *args, name=name, method=method, **kw: (calls.append(name), method(*args, **kw))[1],
         )
-    read(logits, questions, MASK_ID, VOCAB)
+    read(logits, batch_metadata, MASK_ID, VOCAB)
     assert calls == ["cpu"]
 
 
 def test_no_answer_but_klasss_holds_logits():
-    questions = mixed()
-    for asked, answer in zip(questions, read(torch.cat(logits_of(questions)), questions, MASK_ID, VOCAB), strict=True):
-        for reading in answer.readings.values():
+    batch_metadata = mixed()
+    for asked, output in zip(
+        batch_metadata, read(torch.cat(logits_of(batch_metadata)), batch_metadata, MASK_ID, VOCAB), strict=True
+    ):
+        for reading in output.readings.values():
             kept = [value for value in vars(reading).values() if isinstance(value, torch.Tensor)]
             assert len(kept) == (asked.params.sampler == "klass")
             assert (reading.divergence is not None) == (asked.previous is not None)
 
 
 def test_every_row_is_read_as_its_definition_says():
-    questions = mixed()
-    logits = logits_of(questions)
-    for asked, rows, answer in zip(questions, logits, read(torch.cat(logits), questions, MASK_ID, VOCAB), strict=True):
+    batch_metadata = mixed()
+    logits = logits_of(batch_metadata)
+    for asked, rows, output in zip(
+        batch_metadata, logits, read(torch.cat(logits), batch_metadata, MASK_ID, VOCAB), strict=True
+    ):
         rows[:, list(asked.params.eos_ids)] -= asked.params.eos_penalty
-        for index, reading in answer.readings.items():
+        for index, reading in output.readings.items():
             p = rows.view(*asked.offsets.shape, COLUMNS)[index].double().softmax(-1)
             first, second = p.topk(2).values.unbind(-1)
             top = p[:, :MASK_ID].max(-1)
@@ -210,11 +218,13 @@ def test_every_row_is_read_as_its_definition_says():
 
 
 def test_written_tokens_have_the_log_probabilities_and_alternatives_that_were_asked_for():
-    questions = mixed()
-    logits = logits_of(questions)
-    for asked, rows, answer in zip(questions, logits, read(torch.cat(logits), questions, MASK_ID, VOCAB), strict=True):
+    batch_metadata = mixed()
+    logits = logits_of(batch_metadata)
+    for asked, rows, output in zip(
+        batch_metadata, logits, read(torch.cat(logits), batch_metadata, MASK_ID, VOCAB), strict=True
+    ):
         of_sequence = rows.view(*asked.offsets.shape, COLUMNS).log_softmax(-1)
-        for index, reading in answer.readings.items():
+        for index, reading in output.readings.items():
             assert (reading.alternatives is None) == (asked.params.logprobs is None)
             if reading.alternatives is None:
                 continue
@@ -236,18 +246,18 @@ def test_temperature_0_draws_nothing(monkeypatch):
 
     monkeypatch.setattr(reading, "draw_tokens", lambda *_: pytest.fail("a draw"))
     asked = [
-        question(DecodingParams(temperature=0.0), 1, 6),
-        question(DecodingParams(temperature=0.0), 3, 4, compared=True),
+        metadata(DecodingParams(temperature=0.0), 1, 6),
+        metadata(DecodingParams(temperature=0.0), 3, 4, compared=True),
     ]
     read(torch.cat(logits_of(asked)), asked, MASK_ID, VOCAB)
 
 
 def test_a_row_whose_mass_is_all_the_mask_tokens_is_certain_and_written_like_any_other():
-    asked = question(DecodingParams(sampler="pc", temperature=1.0, logprobs=1), 1, 2)
+    asked = metadata(DecodingParams(sampler="pc", temperature=1.0, logprobs=1), 1, 2)
     logits = torch.zeros(2, COLUMNS)
     logits[:, MASK_ID] = torch.tensor([1e4, 1e30])
-    (answer,) = read(logits, [asked], MASK_ID, VOCAB)
-    reading = answer.readings[0]
+    (output,) = read(logits, [asked], MASK_ID, VOCAB)
+    reading = output.readings[0]
     for values in (reading.entropy, reading.top_probability, reading.probabilities[0]):
         assert values.tolist() == [0.0, 0.0]
     assert reading.margin.tolist() == [1.0, 1.0]
@@ -258,9 +268,9 @@ def test_a_row_whose_mass_is_all_the_mask_tokens_is_certain_and_written_like_any
 
 def test_what_constraints_bar_has_no_share_be_it_the_mask_token_or_padding():
     barred = DecodingParams(sampler="confidence", temperature=0.0, constraints=Constraints(allowed_ids=(2, 3)))
-    (logits,) = logits_of([asked := question(barred, 1, 5)])
+    (logits,) = logits_of([asked := metadata(barred, 1, 5)])
     p = logits[:, 2:4].double().softmax(-1)
-    (answer,) = read(logits, [asked], MASK_ID, VOCAB)
-    np.testing.assert_allclose(answer.readings[0].top_probability, p.amax(-1), atol=1e-6)
-    np.testing.assert_allclose(answer.readings[0].margin, (p[:, 0] - p[:, 1]).abs(), atol=1e-6)
-    np.testing.assert_allclose(answer.readings[0].entropy, torch.special.entr(p).sum(-1), atol=1e-6)
+    (output,) = read(logits, [asked], MASK_ID, VOCAB)
+    np.testing.assert_allclose(output.readings[0].top_probability, p.amax(-1), atol=1e-6)
+    np.testing.assert_allclose(output.readings[0].margin, (p[:, 0] - p[:, 1]).abs(), atol=1e-6)
+    np.testing.assert_allclose(output.readings[0].entropy, torch.special.entr(p).sum(-1), atol=1e-6)

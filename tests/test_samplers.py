@@ -11,10 +11,10 @@ from stub_model import MASK_ID, StubModel, drive
 from vllm_infogain.reference import oracle
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.actions import propose, step_generator, step_key
-from vllm_infogain.sampling.block_view import View
+from vllm_infogain.sampling.block_view import BlockView
 from vllm_infogain.sampling.frequencies import log_frequencies
 from vllm_infogain.sampling.logits import adjust_logits, keep_likely
-from vllm_infogain.sampling.metadata import Question
+from vllm_infogain.sampling.metadata import SamplingMetadata
 from vllm_infogain.sampling.read_logits import read
 from vllm_infogain.sampling.scores import is_stable, pc_score
 
@@ -23,14 +23,14 @@ P = torch.tensor([[0.96, 0.03, 0.01], [0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.6, 
 ENTROPY = [-sum(p * math.log(p) for p in row) for row in P.tolist()]  # 0.190, 0.394, 0.639, 0.898, 1.089
 
 
-def view(params: DecodingParams, previous: torch.Tensor | None = None, **fields) -> View:
+def view(params: DecodingParams, previous: torch.Tensor | None = None, **fields) -> BlockView:
     """What the sampler sees of P; a fourth column is the mask token's, of no weight."""
     offsets, padded = np.arange(len(P)), torch.nn.functional.pad(P.log(), (0, 1), value=-torch.inf)
     if previous is not None:
         previous = torch.nn.functional.pad(previous.log(), (0, 1), value=-torch.inf)
-    question = Question(params, offsets[None], np.array([step_key(0, 0)]), offsets[None], previous=previous)
-    (answer,) = read(padded, [question], mask_id=3)
-    return View(answer.readings[0], offsets, **fields)
+    metadata = SamplingMetadata(params, offsets[None], np.array([step_key(0, 0)]), offsets[None], previous=previous)
+    (output,) = read(padded, [metadata], mask_id=3)
+    return BlockView(output.readings[0], offsets, **fields)
 
 
 def written(sampler: str, count: int = 1, previous: torch.Tensor | None = None, background=None, **knobs) -> list[int]:

@@ -11,9 +11,9 @@ import torch
 from vllm_infogain.request.constraints import Constraints
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.actions import Proposal, choose_positions, propose, step_generator, step_key
-from vllm_infogain.sampling.block_view import View
+from vllm_infogain.sampling.block_view import BlockView
 from vllm_infogain.sampling.logits import adjust_logits
-from vllm_infogain.sampling.metadata import Question
+from vllm_infogain.sampling.metadata import SamplingMetadata
 from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
 from vllm_infogain.sampling.read_logits import read
 from vllm_infogain.sampling.rows import row_statistics
@@ -30,12 +30,12 @@ ENTROPY = [
 ]
 
 
-def view(params: DecodingParams, logits: torch.Tensor = LOGITS, seed: int = 0) -> View:
+def view(params: DecodingParams, logits: torch.Tensor = LOGITS, seed: int = 0) -> BlockView:
     """What the sampler sees of these rows; a fifth column is the mask token's, of no weight."""
     offsets = np.arange(len(logits))
-    question = Question(params, offsets[None], np.array([step_key(seed, 0)]), offsets[None])
-    (answer,) = read(torch.nn.functional.pad(logits, (0, 1), value=-torch.inf), [question], mask_id=4)
-    return View(answer.readings[0], offsets)
+    metadata = SamplingMetadata(params, offsets[None], np.array([step_key(seed, 0)]), offsets[None])
+    (output,) = read(torch.nn.functional.pad(logits, (0, 1), value=-torch.inf), [metadata], mask_id=4)
+    return BlockView(output.readings[0], offsets)
 
 
 def proposed(params: DecodingParams, logits: torch.Tensor = LOGITS, seed: int = 0) -> Proposal:

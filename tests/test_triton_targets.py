@@ -9,7 +9,7 @@ from vllm_infogain.engine import pages_triton
 from vllm_infogain.request.params import MAX_CANDIDATES, DecodingParams
 from vllm_infogain.sampling import read_logits as reading
 from vllm_infogain.sampling import rows, rows_triton, slices
-from vllm_infogain.sampling.metadata import Question
+from vllm_infogain.sampling.metadata import SamplingMetadata
 from vllm_infogain.sampling.rehearsal import rehearse
 
 
@@ -74,6 +74,6 @@ def test_after_the_rehearsal_no_request_compiles_a_kernel(monkeypatch, columns, 
     assert len(rehearsed) == 1 + 3 * strides, "statistics; 1, 8 and 16 draws"
 
 
-def asking(params: DecodingParams, masked: int) -> Question:
+def asking(params: DecodingParams, masked: int) -> SamplingMetadata:
     offsets = np.arange(masked)[None]
-    return Question(params, offsets, np.array([7]), np.zeros_like(offsets))
+    return SamplingMetadata(params, offsets, np.array([7]), np.zeros_like(offsets))

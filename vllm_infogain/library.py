@@ -213,16 +213,16 @@ class InfoGainSampler:
                     (decoder, count, pending.sequences[pending.part(count)], pending.masked[pending.part(count)])
                 )
                 room -= count
-        questions = [decoder.question(count) for decoder, count, _, _ in parts]
+        batch_metadata = [decoder.metadata(count) for decoder, count, _, _ in parts]
         device = next(self.model.parameters()).device
         logits = self.adapter(self.model, torch.from_numpy(np.concatenate([ids for _, _, ids, _ in parts])).to(device))
         # A part's masked positions are as many in each of its sequences, other parts' may be more or fewer.
         sequence = np.repeat(np.arange(len(logits)), np.concatenate([[m.shape[1]] * len(m) for _, _, _, m in parts]))
         place = np.concatenate([masked.ravel() for _, _, _, masked in parts])
         rows = logits.flatten(0, 1)[torch.from_numpy(sequence * length + place).to(device)].float()
-        answers = read(rows, questions, self.mask_id, min(self.vocabulary, rows.shape[1]))
-        for (decoder, count, _, _), answer in zip(parts, answers, strict=True):
-            decoder.consume(count, answer)
+        outputs = read(rows, batch_metadata, self.mask_id, min(self.vocabulary, rows.shape[1]))
+        for (decoder, count, _, _), output in zip(parts, outputs, strict=True):
+            decoder.consume(count, output)
 
     def _result(self, tokens: list[int], decoder: Decoder) -> Sample:
         text = self.tokenizer.decode(tokens, skip_special_tokens=True) if self.tokenizer is not None else None

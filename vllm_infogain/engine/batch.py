@@ -9,7 +9,7 @@ import torch
 
 from vllm_infogain.engine.kv_layout import layout
 from vllm_infogain.engine.records import GroupPlan
-from vllm_infogain.sampling.forward_window import Extent
+from vllm_infogain.sampling.forward_window import ForwardWindow
 from vllm_infogain.sampling.transfer import to_device
 
 
@@ -19,7 +19,7 @@ class SequenceGroup:
 
     tokens: np.ndarray  # [sequences, length] int64
     masked: np.ndarray  # [sequences, masked] int64: positions whose logits are needed; none for kept states
-    extent: Extent
+    extent: ForwardWindow
     contexts: np.ndarray  # [sequences]: the kept state each extends, or, in a refresh, becomes
     pages: GroupPlan
     block: int  # positions per block of a block-causal model; 0: attention in both directions

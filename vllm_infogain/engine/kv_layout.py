@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from vllm_infogain.compat import cdiv
-from vllm_infogain.sampling.forward_window import Extent
+from vllm_infogain.sampling.forward_window import ForwardWindow
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Layout:
     is_copied: bool  # the first of them begins with positions that are shared
 
 
-def layout(extent: Extent, page_size: int, in_order: bool) -> Layout:
+def layout(extent: ForwardWindow, page_size: int, in_order: bool) -> Layout:
     """The layout of a group's sequences.
 
     Args:

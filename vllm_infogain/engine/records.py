@@ -8,7 +8,7 @@ from vllm_infogain.grammar.automaton import TokenAutomaton
 
 
 @dataclass(frozen=True)
-class Demand:
+class NextForward:
     """What one request wants evaluated next. Set by the runner, which has the logits."""
 
     sequences: int  # 0: the canvas is full
@@ -58,7 +58,7 @@ class StepFigures:
 class StepResult(ModelRunnerOutput):
     """vLLM's runner output plus what the scheduler needs to plan the next step. Set by the runner."""
 
-    demands: dict[str, Demand] = field(default_factory=dict)
+    next_forwards: dict[str, NextForward] = field(default_factory=dict)
     # What the front end is told of requests: the report's `figures` and the new `steps`; see progress.py.
     messages: dict[str, dict[str, Any]] = field(default_factory=dict)
     figures: StepFigures = field(default_factory=StepFigures)

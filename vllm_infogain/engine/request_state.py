@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from vllm_infogain.compat import Request, VllmConfig
 from vllm_infogain.engine.kv_layout import most_own_pages
-from vllm_infogain.engine.records import Demand
+from vllm_infogain.engine.records import NextForward
 from vllm_infogain.request.from_vllm import decoding_params, klass_mib
 from vllm_infogain.request.params import DecodingParams
 
 
 @dataclass
-class Entry:
+class RequestState:
     """One request, from its arrival to its end. Owner: the scheduler."""
 
     params: DecodingParams
@@ -21,13 +21,13 @@ class Entry:
     largest_scratch: int  # scratch pages that its largest group needs
     klass_mib: float  # of log-probabilities that the worker keeps for it from step to step
     shares_pages: bool  # with requests of the same prefix and block length: no page of it depends on what lies behind
-    demand: Demand  # what it wants evaluated next
+    next_forward: NextForward  # what it wants evaluated next
     further_pages: list[list] = field(default_factory=list)  # while it runs: pages of its kept states but the first
     lost: int | None = None  # after a preemption: the first kept state not computed again yet
     is_known: bool = False  # to the worker
 
     @classmethod
-    def of(cls, request: Request, vllm_config: VllmConfig, page_size: int) -> Entry:
+    def of(cls, request: Request, vllm_config: VllmConfig, page_size: int) -> RequestState:
         assert request.sampling_params is not None
         params = decoding_params(request.request_id, request.sampling_params, vllm_config)
         length = params.length(request.num_prompt_tokens)
@@ -40,5 +40,5 @@ class Entry:
             largest_scratch=(params.most_sequences - 1) * own_pages,
             klass_mib=klass_mib(params, vllm_config),
             shares_pages=params.block_causal and page_size % params.block_length == 0,
-            demand=Demand(sequences=1, rows=length, own_pages=0),
+            next_forward=NextForward(sequences=1, rows=length, own_pages=0),
         )

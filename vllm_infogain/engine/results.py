@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vllm_infogain.compat import LogprobsLists
-from vllm_infogain.engine.records import Demand, StepResult
+from vllm_infogain.engine.records import NextForward, StepResult
 from vllm_infogain.sampling.canvas_state import Final, Step
 from vllm_infogain.sampling.decoder import Decoder
 from vllm_infogain.sampling.logprobs import TokenLogprob
@@ -16,7 +16,7 @@ from vllm_infogain.sampling.logprobs import TokenLogprob
 def step_result(
     decoders: Mapping[str, Decoder],
     finals: Mapping[str, Final],
-    demands: dict[str, Demand],
+    next_forwards: dict[str, NextForward],
     ended: Mapping[str, Decoder],
 ) -> StepResult:
     """Of the step's requests, by their ids; the decoders have gone through the step. Those of `ended` were stopped
@@ -27,7 +27,7 @@ def step_result(
         req_id_to_index={request_id: index for index, request_id in enumerate(ids)},
         sampled_token_ids=[finals[request_id].tokens for request_id in ids],
         logprobs=_logprobs([finals[request_id].logprobs for request_id in ids]),
-        demands=demands,
+        next_forwards=next_forwards,
     )
     for request_id, decoder in decoders.items():
         is_watched = decoder.params.stream_mode == "canvas"

@@ -14,7 +14,7 @@ from vllm_infogain.compat import VllmConfig
 from vllm_infogain.engine.batch import Batch, SequenceGroup, build_batch
 from vllm_infogain.engine.kv_layout import layout
 from vllm_infogain.engine.model_host import ModelHost
-from vllm_infogain.engine.records import Demand, GroupPlan, StepPlan, StepResult
+from vllm_infogain.engine.records import GroupPlan, NextForward, StepPlan, StepResult
 from vllm_infogain.engine.results import step_result
 from vllm_infogain.engine.stats import NOTHING_COUNTED, Counted, timed
 from vllm_infogain.request.from_vllm import decoding_params
@@ -24,7 +24,7 @@ from vllm_infogain.sampling import make_decoder
 from vllm_infogain.sampling.canvas_state import Final
 from vllm_infogain.sampling.decoder import Decoder, Pending
 from vllm_infogain.sampling.frequencies import load_log_frequencies
-from vllm_infogain.sampling.metadata import Answer, Question
+from vllm_infogain.sampling.metadata import SamplerOutput, SamplingMetadata
 from vllm_infogain.sampling.read_logits import read
 
 
@@ -54,7 +54,7 @@ class InfoGainRunner(ModelHost):
         ended = self._update_requests(plan)
         running = {request_id: self.requests[request_id] for request_id in plan.groups}
         finals = {request_id: Final([], []) for request_id in running}
-        demands: dict[str, Demand] = {}
+        next_forwards: dict[str, NextForward] = {}
         groups = plan.groups
         for _ in range(plan.forwards):
             if not groups:
@@ -62,10 +62,10 @@ class InfoGainRunner(ModelHost):
             self._evaluate(groups)
             for request_id, final in finals.items():
                 final.extend(running[request_id].decoder.take_final())
-            demands = {request_id: self._demand(request) for request_id, request in running.items()}
-            groups = self._next_groups(plan, demands)
+            next_forwards = {request_id: self._next_forward(request) for request_id, request in running.items()}
+            groups = self._next_groups(plan, next_forwards)
         decoders = {request_id: request.decoder for request_id, request in running.items()}
-        result = step_result(decoders, finals, demands, ended)
+        result = step_result(decoders, finals, next_forwards, ended)
         result.figures = self.meter.take(plan, running)
         return result
 
@@ -98,11 +98,11 @@ class InfoGainRunner(ModelHost):
         hidden = self._forward(batch)
         first = 0
         for turn in self._turns(asked):
-            questions = [decoder.question(count) for decoder, count, _ in turn]
-            rows = sum(question.offsets.size for question in questions)
-            answers = self._read(self._logits(hidden, batch.logit_rows[first : first + rows]), questions)
+            batch_metadata = [decoder.metadata(count) for decoder, count, _ in turn]
+            rows = sum(metadata.offsets.size for metadata in batch_metadata)
+            outputs = self._read(self._logits(hidden, batch.logit_rows[first : first + rows]), batch_metadata)
             first += rows
-            self._decide(turn, answers)
+            self._decide(turn, outputs)
 
     @timed("prepare")
     def _prepare(self, groups: dict[str, GroupPlan]) -> tuple[Batch, list[tuple[Decoder, int]]]:
@@ -149,33 +149,33 @@ class InfoGainRunner(ModelHost):
             yield turn
 
     @timed("read")
-    def _read(self, logits: torch.Tensor, questions: list[Question]) -> list[Answer]:
-        return read(logits, questions, self.mask_id, self.vocab)
+    def _read(self, logits: torch.Tensor, batch_metadata: list[SamplingMetadata]) -> list[SamplerOutput]:
+        return read(logits, batch_metadata, self.mask_id, self.vocab)
 
     @timed("decide")
-    def _decide(self, turn: list[tuple[Decoder, int, bool]], answers: list[Answer]) -> None:
-        for (decoder, count, is_first), answer in zip(turn, answers, strict=True):
-            decoder.consume(count, answer, first_of_forward=is_first)
+    def _decide(self, turn: list[tuple[Decoder, int, bool]], outputs: list[SamplerOutput]) -> None:
+        for (decoder, count, is_first), output in zip(turn, outputs, strict=True):
+            decoder.consume(count, output, first_of_forward=is_first)
 
-    def _next_groups(self, plan: StepPlan, demands: dict[str, Demand]) -> dict[str, GroupPlan]:
+    def _next_groups(self, plan: StepPlan, next_forwards: dict[str, NextForward]) -> dict[str, GroupPlan]:
         """What the plan's requests want next, whole; nothing if one has finished, or pages or rows do not suffice."""
         groups, rows = {}, 0
         for request_id, lent in plan.groups.items():
-            demand = demands[request_id]
-            rows += demand.sequences * demand.rows
-            needed = (demand.sequences - 1) * demand.own_pages
-            if demand.sequences == 0 or needed > len(lent.scratch) or rows > plan.row_budget:
+            next_forward = next_forwards[request_id]
+            rows += next_forward.sequences * next_forward.rows
+            needed = (next_forward.sequences - 1) * next_forward.own_pages
+            if next_forward.sequences == 0 or needed > len(lent.scratch) or rows > plan.row_budget:
                 return {}
-            groups[request_id] = replace(lent, sequences=demand.sequences)
+            groups[request_id] = replace(lent, sequences=next_forward.sequences)
         return groups
 
-    def _demand(self, running: Running) -> Demand:
+    def _next_forward(self, running: Running) -> NextForward:
         pending, kept = running.decoder.pending, running.kept
         if pending is None:
-            return Demand(sequences=0, rows=0, own_pages=0)
+            return NextForward(sequences=0, rows=0, own_pages=0)
         is_block_causal = running.decoder.params.block_causal
         own = layout(pending.extent, self.page_size, in_order=is_block_causal).own
-        return Demand(
+        return NextForward(
             sequences=pending.remaining,
             rows=len(pending.extent.rows),
             own_pages=0 if pending.extent.refresh else len(own),

@@ -1,9 +1,9 @@
 """Schedules each request's candidate expansions as one group.
 
 A request is planned in sequences: one for a forward of its state, one per distinct candidate for a look-ahead. The
-worker, which has the logits, says after each step what each request wants next (`Demand`). From admission to its end a
-request holds the KV pages of its kept states (one; a beam keeps several); what its other candidates need of their own
-are scratch pages, lent for one step.
+worker, which has the logits, says after each step what each request wants next (`NextForward`). From admission to its
+end a request holds the KV pages of its kept states (one; a beam keeps several); what its other candidates need of their
+own are scratch pages, lent for one step.
 
 Queues, page accounting, preemption, stopping, abort and statistics are vLLM's own.
 """
@@ -25,7 +25,7 @@ from vllm_infogain.engine.config_check import check_engine
 from vllm_infogain.engine.messages import tell, tell_timed_out
 from vllm_infogain.engine.metrics import StepLedger
 from vllm_infogain.engine.records import GroupPlan, StepPlan, StepResult
-from vllm_infogain.engine.request_state import Entry
+from vllm_infogain.engine.request_state import RequestState
 from vllm_infogain.grammar.backend import CanvasBackend, compiled_automaton
 from vllm_infogain.request.settings import parse_settings
 
@@ -36,7 +36,7 @@ class InfoGainScheduler(Scheduler):
         check_engine(self.vllm_config)
         self.use_v2_model_runner = True  # spares a copy of every token per step that only vLLM's V1 runner reads
         self.settings, _ = parse_settings(self.vllm_config.additional_config)
-        self._entries: dict[str, Entry] = {}
+        self._states: dict[str, RequestState] = {}
         self._scratch: list = []  # pages lent for the step under way
         self._ledger = StepLedger(self.vllm_config)
         # Grammars are compiled where vLLM compiles them, but to automata over whole canvases.
@@ -46,30 +46,30 @@ class InfoGainScheduler(Scheduler):
     # Arrival and end of a request: the only places where our own table gains or loses a key.
 
     def add_request(self, request: Request) -> None:
-        entry = Entry.of(request, self.vllm_config, self.block_size)
+        state = RequestState.of(request, self.vllm_config, self.block_size)
         if self.kv_cache_manager.enable_caching:
-            self._key_pages(request, entry)
+            self._key_pages(request, state)
         super().add_request(request)
-        self._entries[request.request_id] = entry
+        self._states[request.request_id] = state
 
     def _free_request(self, request: Request, delay_free_blocks: bool = False):
         freed = super()._free_request(request, delay_free_blocks)
-        del self._entries[request.request_id]
+        del self._states[request.request_id]
         return freed
 
     def _free_request_blocks(self, request: Request):
         # At the end of a request and at a preemption.
         super()._free_request_blocks(request)
-        entry = self._entries[request.request_id]
-        for pages in entry.further_pages:
+        state = self._states[request.request_id]
+        for pages in state.further_pages:
             self.kv_cache_manager.block_pool.free_blocks(pages)
-        entry.further_pages = []
+        state.further_pages = []
 
     def _preempt_request(self, request: Request, timestamp: float, drop_stale_output: bool = False) -> None:
         super()._preempt_request(request, timestamp, drop_stale_output)
-        entry = self._entries[request.request_id]
-        if entry.demand.kept:
-            entry.lost = 0
+        state = self._states[request.request_id]
+        if state.next_forward.kept:
+            state.lost = 0
 
     def _time_out(self) -> None:
         """End requests that have been here for too long; what they hold is free for this step already."""
@@ -80,13 +80,13 @@ class InfoGainScheduler(Scheduler):
         self.finish_requests([request.request_id for request in late], RequestStatus.FINISHED_ABORTED)
         self._timed_out += late
 
-    def _key_pages(self, request: Request, entry: Entry) -> None:
+    def _key_pages(self, request: Request, state: RequestState) -> None:
         """K and V depend on the block length: only requests of the same one find each other's pages."""
-        if not entry.shares_pages:
+        if not state.shares_pages:
             request.skip_reading_prefix_cache = True
             return
         # In front of the client's own salt, which may hold anything: no two pairs of length and salt are spelt alike.
-        request.cache_salt = f"{entry.params.block_length}:{request.cache_salt or ''}"
+        request.cache_salt = f"{state.params.block_length}:{request.cache_salt or ''}"
         request.block_hashes.clear()
         request.update_block_hashes()
 
@@ -100,11 +100,11 @@ class InfoGainScheduler(Scheduler):
         budget = 0 if self._pause_state == PauseState.PAUSED_ALL else self.max_num_scheduled_tokens
         # Where nobody waits to join, nor watches, the worker may go on for a few forwards: lend it what any of them can
         # need.
-        entries = [self._entries[request.request_id] for request in self.running]
+        states = [self._states[request.request_id] for request in self.running]
         may_go_on = (
             not self.waiting
-            and all(entry.lost is None and entry.params.stream_mode == "block" for entry in entries)
-            and sum(entry.largest_scratch for entry in entries) <= self._free_scratch()
+            and all(state.lost is None and state.params.stream_mode == "block" for state in states)
+            and sum(state.largest_scratch for state in states) <= self._free_scratch()
         )
         groups: dict[str, GroupPlan] = {}
         planned, passed_over = [], []
@@ -130,31 +130,31 @@ class InfoGainScheduler(Scheduler):
             request = next(filter(self._is_compiled, self.waiting), None)
             if request is None:
                 return
-            entry = self._entries[request.request_id]
-            others = [self._entries[other.request_id] for other in self.running]
-            if others and sum(other.largest_rows for other in others) + entry.largest_rows > self.settings.server_rows:
+            state = self._states[request.request_id]
+            others = [self._states[other.request_id] for other in self.running]
+            if others and sum(other.largest_rows for other in others) + state.largest_rows > self.settings.server_rows:
                 return
-            if entry.klass_mib and sum(one.klass_mib for one in (*others, entry)) > self.settings.klass_mib:
+            if state.klass_mib and sum(one.klass_mib for one in (*others, state)) > self.settings.klass_mib:
                 return
-            further = entry.params.num_kept_states - 1
+            further = state.params.num_kept_states - 1
             known, computed = None, 0
-            if not entry.is_known and not further:
+            if not state.is_known and not further:
                 known, computed, _ = self.kv_cache_manager.get_computed_blocks(request)
             # Leave room for the largest group, so that look-ahead is evaluated whole; a lone request takes what is.
-            scratch = max(one.largest_scratch for one in (*others, entry))
+            scratch = max(one.largest_scratch for one in (*others, state))
             blocks = self.kv_cache_manager.allocate_slots(
                 request,
-                entry.length - computed,
+                state.length - computed,
                 num_new_computed_tokens=computed,
                 new_computed_blocks=known,
                 delay_cache_blocks=True,  # pages are cached once what they hold is final
-                reserved_blocks=further * self._pages(entry) + (scratch if others else 0),
+                reserved_blocks=further * self._pages(state) + (scratch if others else 0),
                 has_scheduled_reqs=bool(others),
             )
             if blocks is None:
                 return
             pool = self.kv_cache_manager.block_pool
-            entry.further_pages = [pool.get_new_blocks(self._pages(entry)) for _ in range(further)]
+            state.further_pages = [pool.get_new_blocks(self._pages(state)) for _ in range(further)]
             if known is not None:
                 self.kv_cache_manager.record_prefix_cache_stats(request, computed)
             request.num_computed_tokens = computed  # what the worker need not compute; told it once
@@ -182,29 +182,29 @@ class InfoGainScheduler(Scheduler):
     def _plan_group(self, request: Request, budget: int, first: bool, lend_largest: bool) -> GroupPlan | None:
         """The part of the request's group that fits, or None. Only the first group of a step may be cut: it is larger
         than the whole budget or the free pages, and waiting would not help."""
-        entry = self._entries[request.request_id]
-        demand = entry.demand
-        if entry.lost is None:
-            wanted, rows, own_pages = demand.sequences, demand.rows, demand.own_pages
+        state = self._states[request.request_id]
+        next_forward = state.next_forward
+        if state.lost is None:
+            wanted, rows, own_pages = next_forward.sequences, next_forward.rows, next_forward.own_pages
         else:
-            wanted, rows, own_pages = demand.kept - entry.lost, demand.kept_rows, 0
+            wanted, rows, own_pages = next_forward.kept - state.lost, next_forward.kept_rows, 0
         fitting = min(wanted, budget // rows, 1 + self._free_scratch() // own_pages if own_pages else wanted)
         if fitting == 0 or (fitting < wanted and not first):
             return None
-        pages = entry.largest_scratch if lend_largest else (fitting - 1) * own_pages
+        pages = state.largest_scratch if lend_largest else (fitting - 1) * own_pages
         scratch = self.kv_cache_manager.block_pool.get_new_blocks(pages)
         self._scratch += scratch
         contexts = [
             tuple(self.kv_cache_manager.get_block_ids(request.request_id)[0]),
-            *(tuple(block.block_id for block in context) for context in entry.further_pages),
+            *(tuple(block.block_id for block in context) for context in state.further_pages),
         ]
-        return GroupPlan(fitting, tuple(contexts), tuple(block.block_id for block in scratch), entry.lost)
+        return GroupPlan(fitting, tuple(contexts), tuple(block.block_id for block in scratch), state.lost)
 
     def _step_plan(self, groups: dict[str, GroupPlan], planned: list[Request]) -> StepPlan:
-        unknown = [request for request in planned if not self._entries[request.request_id].is_known]
-        known = [request for request in planned if self._entries[request.request_id].is_known]
+        unknown = [request for request in planned if not self._states[request.request_id].is_known]
+        known = [request for request in planned if self._states[request.request_id].is_known]
         for request in unknown:
-            self._entries[request.request_id].is_known = True
+            self._states[request.request_id].is_known = True
         rows = {request.request_id: self._rows(request, groups[request.request_id]) for request in planned}
         blocks = {request_id: self.kv_cache_manager.get_blocks(request_id) for request_id in groups}
         plan = StepPlan(
@@ -240,16 +240,16 @@ class InfoGainScheduler(Scheduler):
         self._scratch = []
         for request_id, group in scheduler_output.groups.items():
             # A request aborted while the step ran is known no more; one preempted meanwhile has lost all again.
-            entry = self._entries.get(request_id)
-            if entry is not None and entry.lost is not None and group.restored is not None:
-                entry.lost = group.restored + group.sequences
-                if entry.lost == entry.demand.kept:
-                    entry.lost = None
+            state = self._states.get(request_id)
+            if state is not None and state.lost is not None and group.restored is not None:
+                state.lost = group.restored + group.sequences
+                if state.lost == state.next_forward.kept:
+                    state.lost = None
         messages = {}
         if isinstance(model_runner_output, StepResult):  # else nothing ran
-            for request_id, demand in model_runner_output.demands.items():
-                if request_id in self._entries:
-                    self._entries[request_id].demand = demand
+            for request_id, next_forward in model_runner_output.next_forwards.items():
+                if request_id in self._states:
+                    self._states[request_id].next_forward = next_forward
             messages = model_runner_output.messages
         groups, known = scheduler_output.groups, self.requests
         clients = {request_id: known[request_id].client_index for request_id in groups if request_id in known}
@@ -259,9 +259,9 @@ class InfoGainScheduler(Scheduler):
         self._timed_out = []
         for request in self.running:
             # Pages whose content is final may serve other requests with the same prefix.
-            entry = self._entries[request.request_id]
-            if entry.shares_pages and entry.demand.final:
-                self.kv_cache_manager.cache_blocks(request, min(entry.demand.final, request.num_tokens))
+            state = self._states[request.request_id]
+            if state.shares_pages and state.next_forward.final:
+                self.kv_cache_manager.cache_blocks(request, min(state.next_forward.final, request.num_tokens))
         return outputs
 
     def make_stats(self, *args, **kwargs):
@@ -270,12 +270,12 @@ class InfoGainScheduler(Scheduler):
     # Sizes.
 
     def _rows(self, request: Request, group: GroupPlan) -> int:
-        demand = self._entries[request.request_id].demand
-        return group.sequences * (demand.rows if group.restored is None else demand.kept_rows)
+        next_forward = self._states[request.request_id].next_forward
+        return group.sequences * (next_forward.rows if group.restored is None else next_forward.kept_rows)
 
-    def _pages(self, entry: Entry) -> int:
+    def _pages(self, state: RequestState) -> int:
         """KV pages of one sequence."""
-        return cdiv(entry.length, self.block_size)
+        return cdiv(state.length, self.block_size)
 
     def _free_scratch(self) -> int:
         """Pages that may still be lent in this step."""

@@ -17,8 +17,8 @@ from vllm_infogain.request.constraints import Constraints
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.actions import propose, step_generator, step_key
 from vllm_infogain.sampling.best_of_n import generation_seeds
-from vllm_infogain.sampling.block_view import View
-from vllm_infogain.sampling.metadata import Question, Reading
+from vllm_infogain.sampling.block_view import BlockView
+from vllm_infogain.sampling.metadata import PositionStatistics, SamplingMetadata
 from vllm_infogain.sampling.read_logits import read
 from vllm_infogain.sampling.schedule import next_write, plan_blocks
 
@@ -175,7 +175,7 @@ class _Oracle:
         places, scope = self.masked(state, first, last), self.scope(state, first, last)
         reading = self.read(branch, places)
         offsets = np.array(places) - self.start
-        view = View(reading, offsets, self.log_frequencies, masked_elsewhere=len(scope) > len(places))
+        view = BlockView(reading, offsets, self.log_frequencies, masked_elsewhere=len(scope) > len(places))
         schedule_step, written = self.written(branch)
         proposal = propose(view, params, written, step_generator(params.seed, len(branch.steps)))
         actions: list[Action] = [
@@ -225,9 +225,9 @@ class _Oracle:
             return branch
         return replace(branch, kept=cast(KeepingModel, self.model).keep(torch.tensor([branch.state])))
 
-    def read(self, branch: Branch, places: list[int]) -> Reading:
+    def read(self, branch: Branch, places: list[int]) -> PositionStatistics:
         """What the proposal sees of the state: the rows of the block's masked positions, and what is drawn there."""
-        question = Question(
+        metadata = SamplingMetadata(
             self.params,
             np.array([places]) - self.start,
             np.array([step_key(self.params.seed, len(branch.steps))]),
@@ -236,8 +236,8 @@ class _Oracle:
             automaton=self.automaton,
             previous=torch.stack([branch.previous[place] for place in places]) if branch.previous else None,
         )
-        (answer,) = read(self.rows(branch, branch.state, places), [question], self.mask_id, self.vocab)
-        return answer.readings[0]
+        (output,) = read(self.rows(branch, branch.state, places), [metadata], self.mask_id, self.vocab)
+        return output.readings[0]
 
     def result(self, branch: Branch) -> OracleResult | None:
         """The answer, if the canvas is full or a finished block holds a stop token."""

@@ -1,7 +1,7 @@
 """The algorithm: pure functions and the state machines that string them together. Imports no vLLM.
 
-params -> make_decoder -> Track (state, blocks) -> Question -> read (rows, on the device) -> propose (actions, scores,
-schedule) -> the next question
+params -> make_decoder -> CanvasState (state, blocks) -> SamplingMetadata -> read (rows, on the device)
+       -> SamplerOutput -> propose (actions, scores, schedule) -> the next SamplingMetadata
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from vllm_infogain.grammar.automaton import TokenAutomaton
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.beam import BeamDecoder
 from vllm_infogain.sampling.best_of_n import BestOfNDecoder
-from vllm_infogain.sampling.canvas_state import Track
+from vllm_infogain.sampling.canvas_state import CanvasState
 from vllm_infogain.sampling.decoder import Decoder, SingleDecoder
 
 
@@ -33,7 +33,7 @@ def make_decoder(
             a block-causal model, else 0.
         automaton: what the canvas must match, if `params.is_structured`.
     """
-    track = Track(prompt, params, mask_id, log_frequencies, computed, automaton)
+    canvas = CanvasState(prompt, params, mask_id, log_frequencies, computed, automaton)
     if params.sampler == "beam":
-        return BeamDecoder(track)
-    return BestOfNDecoder(track) if params.sampler == "best_of_n" else SingleDecoder(track)
+        return BeamDecoder(canvas)
+    return BestOfNDecoder(canvas) if params.sampler == "best_of_n" else SingleDecoder(canvas)

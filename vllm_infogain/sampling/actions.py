@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vllm_infogain.request.params import DecodingParams
-from vllm_infogain.sampling.block_view import View
+from vllm_infogain.sampling.block_view import BlockView
 from vllm_infogain.sampling.scores import HELD_BACK, count_to_write, held_back, position_score
 
 
@@ -71,7 +71,7 @@ def distinct(positions: np.ndarray, tokens: np.ndarray) -> Proposal:
     return Proposal(positions, tokens)
 
 
-def propose(view: View, params: DecodingParams, written: int, rng: np.random.Generator) -> Proposal:
+def propose(view: BlockView, params: DecodingParams, written: int, rng: np.random.Generator) -> Proposal:
     """The candidate actions of one step, each writing `written` positions (adaptive samplers: as many as they allow).
 
     One candidate means that nothing has to be compared.
@@ -87,7 +87,7 @@ def propose(view: View, params: DecodingParams, written: int, rng: np.random.Gen
     return Proposal(positions, view.reading.tokens[:1, positions[0]])
 
 
-def propose_candidates(view: View, params: DecodingParams, written: int, rng: np.random.Generator) -> Proposal:
+def propose_candidates(view: BlockView, params: DecodingParams, written: int, rng: np.random.Generator) -> Proposal:
     """The actions that look-ahead compares: the greedy one, and N - 1 drawn ones.
 
     Greedy in its positions: they are the best ones. Its tokens, those of sure positions too, are drawn at the token

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from vllm_infogain.sampling.actions import Proposal, step_key
-from vllm_infogain.sampling.canvas_state import Final, Track
+from vllm_infogain.sampling.canvas_state import CanvasState, Final
 from vllm_infogain.sampling.decoder import Decoder, Pending
-from vllm_infogain.sampling.metadata import Answer, Question, Reading
+from vllm_infogain.sampling.metadata import PositionStatistics, SamplerOutput, SamplingMetadata
 from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
 
 
 @dataclass
 class Hypothesis:
-    track: Track
+    canvas: CanvasState
     context: int  # whose K/V it extends: its own from the last refresh, or its parent's
     score: float = 0.0  # g: the sum of J over its actions
 
@@ -32,41 +32,41 @@ class Expansion:
     sequence: int  # index among the pending sequences
     score: float  # g of the hypothesis it leads to
     spent: float  # the cumulative entropy of that hypothesis, nats
-    reading: Reading
+    reading: PositionStatistics
 
 
 class BeamDecoder(Decoder):
     """Decodes one request by beam search. Nothing is final before the end, so all tokens come out at once."""
 
-    def __init__(self, track: Track) -> None:
-        super().__init__(track.params)
+    def __init__(self, canvas: CanvasState) -> None:
+        super().__init__(canvas.params)
         self._final = Final([], [])
-        self._live = [Hypothesis(track, context=0)]
+        self._live = [Hypothesis(canvas, context=0)]
         self._done: list[Hypothesis] = []
-        self._proposals: list[tuple[Proposal, Reading]] = []  # of each live hypothesis; empty: states pend
+        self._proposals: list[tuple[Proposal, PositionStatistics]] = []  # of each live hypothesis; empty: states pend
         self._origin: list[tuple[int, int]] = []  # hypothesis and action of each pending sequence
         self._settled: np.ndarray = np.empty(0)  # [pending sequences] J less -H(z')
         self._spent: np.ndarray = np.empty(0)  # [pending sequences] the cumulative entropy each leads to
         self._gains: list[list[float | None]] = []  # J of every action of each live hypothesis, as far as consumed
         self._expansions: list[Expansion] = []  # the best of those consumed so far
-        self._states: list[Reading] = []  # of the live states consumed so far
+        self._states: list[PositionStatistics] = []  # of the live states consumed so far
         self._await_states()
 
-    def question(self, count: int) -> Question:
+    def metadata(self, count: int) -> SamplingMetadata:
         # Which expansions survive takes all hypotheses to say, so each is read like a state.
         assert self.pending is not None
-        step = self._live[0].track.steps + bool(self._proposals)
+        step = self._live[0].canvas.steps + bool(self._proposals)
         part = self.pending.part(count)
         keys = np.full(count, step_key(self.params.seed, step))
-        return self._live[0].track.question(self.pending.sequences[part], self.pending.masked[part], keys)
+        return self._live[0].canvas.metadata(self.pending.sequences[part], self.pending.masked[part], keys)
 
     def take_final(self) -> Final:
         final, self._final = self._final, Final([], [])
         return final
 
-    def consume(self, count: int, answer: Answer, *, first_of_forward: bool = True) -> None:
+    def consume(self, count: int, output: SamplerOutput, *, first_of_forward: bool = True) -> None:
         pending, first = self._receive(count, first_of_forward)
-        readings = [answer.readings[index] for index in range(count)]
+        readings = [output.readings[index] for index in range(count)]
         if self._proposals:
             self._score(pending, first, readings)
             if pending.remaining == 0:
@@ -77,7 +77,7 @@ class BeamDecoder(Decoder):
         if pending.remaining == 0:
             if pending.extent.refresh:
                 for index, hypothesis in enumerate(self._live):
-                    hypothesis.track.refreshed()
+                    hypothesis.canvas.refreshed()
                     hypothesis.context = index
             states, self._states = self._states, []
             self._expand(states)
@@ -86,51 +86,53 @@ class BeamDecoder(Decoder):
         """Ask for a forward of every live hypothesis's state, or end."""
         self._proposals = []
         if not self._live:
-            best = min(self._done, key=lambda hypothesis: hypothesis.track.cumulative_entropy)
-            self.report.take(best.track)
-            self._final = best.track.take_final()
+            best = min(self._done, key=lambda hypothesis: hypothesis.canvas.cumulative_entropy)
+            self.report.take(best.canvas)
+            self._final = best.canvas.take_final()
             self.pending = None
             return
-        track = self._live[0].track  # all are at the same step of the same block
-        sequences = np.stack([hypothesis.track.state for hypothesis in self._live])
+        canvas = self._live[0].canvas  # all are at the same step of the same block
+        sequences = np.stack([hypothesis.canvas.state for hypothesis in self._live])
         contexts = np.array([hypothesis.context for hypothesis in self._live])
-        if track.needs_refresh:
+        if canvas.needs_refresh:
             contexts = np.arange(len(self._live))
-        self.pending = Pending(sequences, track.masked(sequences), track.extent(), contexts)
+        self.pending = Pending(sequences, canvas.masked(sequences), canvas.extent(), contexts)
 
-    def _expand(self, states: list[Reading]) -> None:
+    def _expand(self, states: list[PositionStatistics]) -> None:
         """Propose the actions of every live hypothesis from its state's reading, and ask for all their outcomes."""
         proposals = [
-            (hypothesis.track.propose(reading), reading) for hypothesis, reading in zip(self._live, states, strict=True)
+            (hypothesis.canvas.propose(reading), reading)
+            for hypothesis, reading in zip(self._live, states, strict=True)
         ]
         outcomes = [
-            hypothesis.track.outcomes(proposal) for hypothesis, (proposal, _) in zip(self._live, proposals, strict=True)
+            hypothesis.canvas.outcomes(proposal)
+            for hypothesis, (proposal, _) in zip(self._live, proposals, strict=True)
         ]
-        sequences, track = np.concatenate(outcomes), self._live[0].track
-        masked = track.masked(sequences)
+        sequences, canvas = np.concatenate(outcomes), self._live[0].canvas
+        masked = canvas.masked(sequences)
         if masked.shape[1] == 0:
             # Every hypothesis has one action, which settles its state: H(z') = 0, and J needs no forward.
             for hypothesis, (proposal, reading) in zip(self._live, proposals, strict=True):
                 hypothesis.score += float(self._settled_gain(proposal, reading)[0])
-                hypothesis.track.write(proposal, 0, reading, [])
-            self._done += [hypothesis for hypothesis in self._live if hypothesis.track.is_done]
-            self._live = [hypothesis for hypothesis in self._live if not hypothesis.track.is_done]
+                hypothesis.canvas.write(proposal, 0, reading, [])
+            self._done += [hypothesis for hypothesis in self._live if hypothesis.canvas.is_done]
+            self._live = [hypothesis for hypothesis in self._live if not hypothesis.canvas.is_done]
             self._await_states()
             return
         self._proposals = proposals
         self._settled = np.concatenate([self._settled_gain(proposal, reading) for proposal, reading in proposals])
         self._spent = np.concatenate(
             [
-                hypothesis.track.cumulative_entropy + action_cost(reading.entropy, proposal.positions)
+                hypothesis.canvas.cumulative_entropy + action_cost(reading.entropy, proposal.positions)
                 for hypothesis, (proposal, reading) in zip(self._live, proposals, strict=True)
             ]
         )
         self._gains = [[] for _ in proposals]
         self._origin = [(parent, action) for parent, group in enumerate(outcomes) for action in range(len(group))]
         contexts = np.repeat([hypothesis.context for hypothesis in self._live], [len(group) for group in outcomes])
-        self.pending = Pending(sequences, masked, track.extent(), contexts, are_outcomes=True)
+        self.pending = Pending(sequences, masked, canvas.extent(), contexts, are_outcomes=True)
 
-    def _score(self, pending: Pending, first: int, readings: list[Reading]) -> None:
+    def _score(self, pending: Pending, first: int, readings: list[PositionStatistics]) -> None:
         """g of the expansions that have come; keep those that may survive."""
         entropy = np.stack([reading.entropy for reading in readings])
         after = state_uncertainty(entropy, self.params.state_uncertainty)
@@ -151,7 +153,7 @@ class BeamDecoder(Decoder):
                 survivors[state] = expansion  # in the place of the first
         self._expansions = list(survivors.values())[: self.params.beam_width - len(self._done)]
 
-    def _settled_gain(self, proposal: Proposal, reading: Reading) -> np.ndarray:
+    def _settled_gain(self, proposal: Proposal, reading: PositionStatistics) -> np.ndarray:
         """J of each action [candidates], were it to settle the state."""
         now = state_uncertainty(reading.entropy, self.params.state_uncertainty)
         return settled_objective(self.params, now, action_cost(reading.entropy, proposal.positions))
@@ -163,16 +165,16 @@ class BeamDecoder(Decoder):
         for expansion in expansions:
             parent, action = self._origin[expansion.sequence]
             proposal, before = self._proposals[parent]
-            hypothesis = Hypothesis(self._live[parent].track.fork(), self._live[parent].context, expansion.score)
+            hypothesis = Hypothesis(self._live[parent].canvas.fork(), self._live[parent].context, expansion.score)
             gains = self._gains[parent]
-            hypothesis.track.write(proposal, action, before, gains if len(gains) > 1 else [])
-            if hypothesis.track.is_done:
+            hypothesis.canvas.write(proposal, action, before, gains if len(gains) > 1 else [])
+            if hypothesis.canvas.is_done:
                 self._done.append(hypothesis)
             else:
                 live.append(hypothesis)
                 states.append(expansion.reading)
         self._live = live
-        if live and not live[0].track.needs_refresh:
+        if live and not live[0].canvas.needs_refresh:
             self._expand(states)
         else:
             self._await_states()

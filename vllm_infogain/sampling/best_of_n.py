@@ -8,9 +8,9 @@ import numpy as np
 
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.request.seeds import child_seed
-from vllm_infogain.sampling.canvas_state import Final, Track
+from vllm_infogain.sampling.canvas_state import CanvasState, Final
 from vllm_infogain.sampling.decoder import Decoder, Pending, SingleDecoder
-from vllm_infogain.sampling.metadata import NOTHING, Answer, Question
+from vllm_infogain.sampling.metadata import NOTHING, SamplerOutput, SamplingMetadata
 
 
 def generation_seeds(params: DecodingParams) -> list[int]:
@@ -19,23 +19,23 @@ def generation_seeds(params: DecodingParams) -> list[int]:
 
 
 class BestOfNDecoder(Decoder):
-    """Runs `num_generations` tracks side by side. Tokens come out at the end."""
+    """Fills `num_generations` canvases side by side. Tokens come out at the end."""
 
-    def __init__(self, track: Track) -> None:
-        super().__init__(track.params)
-        greedy = dataclasses.replace(track.params, sampler="entropy", position_temperature=track.params.tau_position)
+    def __init__(self, canvas: CanvasState) -> None:
+        super().__init__(canvas.params)
+        greedy = dataclasses.replace(canvas.params, sampler="entropy", position_temperature=canvas.params.tau_position)
         self._generations = []
         for seed in generation_seeds(self.params):
-            twin = track.fork()
+            twin = canvas.fork()
             twin.params = dataclasses.replace(greedy, seed=seed)
             self._generations.append(SingleDecoder(twin))
         self._final = Final([], [])
         self._waiting: list[SingleDecoder] = []  # those that the pending sequences belong to
         self._gather()
 
-    def question(self, count: int) -> Question:
+    def metadata(self, count: int) -> SamplingMetadata:
         assert self.pending is not None
-        parts = [generation.question(1) for generation in self._waiting[self.pending.part(count)]]
+        parts = [generation.metadata(1) for generation in self._waiting[self.pending.part(count)]]
         merged = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "offsets", "canvases")
         }
@@ -45,10 +45,10 @@ class BestOfNDecoder(Decoder):
         final, self._final = self._final, Final([], [])
         return final
 
-    def consume(self, count: int, answer: Answer, *, first_of_forward: bool = True) -> None:
+    def consume(self, count: int, output: SamplerOutput, *, first_of_forward: bool = True) -> None:
         pending, first = self._receive(count, first_of_forward)
         for index in range(count):
-            self._waiting[first + index].consume(1, Answer({0: answer.readings[index]}, NOTHING, 0))
+            self._waiting[first + index].consume(1, SamplerOutput({0: output.readings[index]}, NOTHING, 0))
         if pending.remaining == 0:
             self._gather()
 
@@ -65,7 +65,7 @@ class BestOfNDecoder(Decoder):
                 contexts=np.array([index if self.params.is_cached else 0 for index, _, _ in going]),
             )
             return
-        best = min(self._generations, key=lambda generation: generation.track.cumulative_entropy)
-        self.report.take(best.track)
-        self._final = best.track.take_final()
+        best = min(self._generations, key=lambda generation: generation.canvas.cumulative_entropy)
+        self.report.take(best.canvas)
+        self._final = best.canvas.take_final()
         self.pending = None

@@ -1,17 +1,17 @@
-"""What a track shows to its sampler."""
+"""What a canvas shows to its sampler."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from vllm_infogain.sampling.metadata import Reading
+from vllm_infogain.sampling.metadata import PositionStatistics
 
 
 @dataclass(frozen=True)
-class View:
+class BlockView:
     """What a sampler sees of the state at one step: the active block's masked positions, in canvas order."""
 
-    reading: Reading  # of these positions alone
+    reading: PositionStatistics  # of these positions alone
     offsets: np.ndarray  # [masked] int64: places in the canvas
     log_frequencies: np.ndarray | None = None  # [vocab] of a background text, for PC
     masked_elsewhere: bool = False  # positions outside the block count for H(z) too

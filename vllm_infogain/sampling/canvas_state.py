@@ -12,10 +12,10 @@ from vllm_infogain.grammar.automaton import TokenAutomaton
 from vllm_infogain.request.canvas import initial_canvas, stops_from
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.actions import Proposal, propose, step_generator
-from vllm_infogain.sampling.block_view import View
-from vllm_infogain.sampling.forward_window import Extent
+from vllm_infogain.sampling.block_view import BlockView
+from vllm_infogain.sampling.forward_window import ForwardWindow
 from vllm_infogain.sampling.logprobs import TokenLogprob, given
-from vllm_infogain.sampling.metadata import Comparison, Question, Reading
+from vllm_infogain.sampling.metadata import Comparison, PositionStatistics, SamplingMetadata
 from vllm_infogain.sampling.schedule import Block, next_write, plan_blocks
 
 
@@ -43,7 +43,7 @@ class Final:
         self.logprobs.extend(more.logprobs)
 
 
-class Track:
+class CanvasState:
     """Owner of the state. Blocks are decoded left to right; a stop token in a finished block ends the canvas there."""
 
     def __init__(
@@ -81,8 +81,8 @@ class Track:
         self._final = Final([], [])  # not taken yet
         self._finish_full_blocks()
 
-    def fork(self) -> Track:
-        """A track that goes on from here on its own."""
+    def fork(self) -> CanvasState:
+        """A canvas that goes on from here on its own."""
         twin = copy.copy(self)
         twin.state = self.state.copy()
         twin.trajectory = list(self.trajectory)
@@ -133,24 +133,24 @@ class Track:
         ages = params.cache_refresh > 0 and not params.block_causal
         return self.block_step == 0 or (ages and self.block_step % params.cache_refresh == 0)
 
-    def extent(self) -> Extent:
+    def extent(self) -> ForwardWindow:
         """Of the next forward, of the state or of its candidates."""
         refresh = self.needs_refresh
         if self.params.block_causal:
             window = range(self.block_origin, self.block_end)
-            return Extent(range(self.computed, window.stop) if refresh else window, window, window.stop, refresh)
+            return ForwardWindow(range(self.computed, window.stop) if refresh else window, window, window.stop, refresh)
         whole = range(self.length)
         first = self.block_start - self.params.shift
         match self.params.cache:
             case "none":
-                return Extent(whole, whole, self.length)
+                return ForwardWindow(whole, whole, self.length)
             case "prefix":
                 window = range(first, self.length)
             case "dual":
                 window = range(first, self.block_end)
             case _:
                 raise AssertionError(self.params.cache)
-        return Extent(whole if refresh else window, window, self.length, refresh)
+        return ForwardWindow(whole if refresh else window, window, self.length, refresh)
 
     def refreshed(self) -> None:
         """The state's refresh has run."""
@@ -179,26 +179,28 @@ class Track:
         before, log_probabilities = self._previous
         return log_probabilities, np.searchsorted(before, self._block_masked())
 
-    def question(
+    def metadata(
         self,
         sequences: np.ndarray,
         masked: np.ndarray,
         keys: np.ndarray,
         comparison: Comparison | None = None,
         previous: tuple[torch.Tensor | None, np.ndarray | None] = (None, None),
-    ) -> Question:
+    ) -> SamplingMetadata:
         """What is to be read at the masked positions [n, masked] of sequences [n, length]."""
         canvases = sequences[:, self.canvas_start : self.canvas_start + self.params.canvas_length]
         offsets = masked - self.canvas_start
-        return Question(self.params, offsets, keys, canvases, comparison, *previous, self.stops_from, self.automaton)
+        return SamplingMetadata(
+            self.params, offsets, keys, canvases, comparison, *previous, self.stops_from, self.automaton
+        )
 
     # Actions.
 
-    def propose(self, reading: Reading) -> Proposal:
+    def propose(self, reading: PositionStatistics) -> Proposal:
         """The candidate actions, from a reading of the positions that `masked` gave for the state."""
         places = self._block_masked()
         count = len(places)
-        view = View(
+        view = BlockView(
             reading.head(count),
             places - self.canvas_start,
             self.log_frequencies,
@@ -216,7 +218,9 @@ class Track:
         np.put_along_axis(sequences, self._block_masked()[proposal.positions], proposal.tokens, 1)
         return sequences
 
-    def write(self, proposal: Proposal, chosen: int, reading: Reading, objective: list[float | None]) -> None:
+    def write(
+        self, proposal: Proposal, chosen: int, reading: PositionStatistics, objective: list[float | None]
+    ) -> None:
         """Take one action, which was proposed from this reading of the state."""
         masked, within = self._block_masked(), proposal.positions[chosen]
         places, tokens = masked[within], proposal.tokens[chosen]

@@ -7,7 +7,7 @@
 The best candidate's logits are the next step's logits: a look-ahead step costs one forward of its candidates, any
 other step one forward of one sequence. Where keys and values are kept, a state's forward comes in between whenever
 they are to be refreshed. A decoder knows neither vLLM nor a model: engine, standalone sampler and tests drive it
-alike, and it never sees logits, only their `Reading`.
+alike, and it never sees logits, only their `PositionStatistics`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.actions import Proposal, step_key
-from vllm_infogain.sampling.canvas_state import Final, Step, Track
-from vllm_infogain.sampling.forward_window import Extent
-from vllm_infogain.sampling.metadata import Answer, Comparison, Question, Reading
+from vllm_infogain.sampling.canvas_state import CanvasState, Final, Step
+from vllm_infogain.sampling.forward_window import ForwardWindow
+from vllm_infogain.sampling.metadata import Comparison, PositionStatistics, SamplerOutput, SamplingMetadata
 from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
 
 
@@ -43,11 +43,11 @@ class Report:
     trajectory: list[Step] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)  # J of the candidate taken, of each step that compared some
 
-    def take(self, track: Track) -> None:
-        """Copy the figures that a track keeps of itself."""
-        self.steps, self.bypassed_steps = track.steps, track.bypassed_steps
-        self.cumulative_entropy, self.trajectory = track.cumulative_entropy, track.trajectory
-        self.written, self.objectives = track.written, track.objectives
+    def take(self, canvas: CanvasState) -> None:
+        """Copy the figures that a canvas keeps of itself."""
+        self.steps, self.bypassed_steps = canvas.steps, canvas.bypassed_steps
+        self.cumulative_entropy, self.trajectory = canvas.cumulative_entropy, canvas.trajectory
+        self.written, self.objectives = canvas.written, canvas.objectives
 
     def figures(self) -> dict[str, Any]:
         """All but what grows with every step."""
@@ -60,7 +60,7 @@ class Pending:
 
     sequences: np.ndarray  # [sequences, prompt + canvas + suffix] int64
     masked: np.ndarray  # [sequences, masked] int64: positions whose logits are needed, ascending
-    extent: Extent
+    extent: ForwardWindow
     contexts: np.ndarray  # [sequences] int64: the kept state whose K/V each extends, or in a refresh becomes; else 0
     consumed: int = 0  # sequences whose logits have come
     are_outcomes: bool = False  # not states, but what candidate actions lead to
@@ -85,16 +85,16 @@ class Decoder(ABC):
         self._steps_taken = 0  # of the trajectory
 
     @abstractmethod
-    def question(self, count: int) -> Question:
+    def metadata(self, count: int) -> SamplingMetadata:
         """What is to be read off the logits of the next `count` sequences of `pending`."""
 
     @abstractmethod
-    def consume(self, count: int, answer: Answer, *, first_of_forward: bool = True) -> None:
-        """Take the answer to `question(count)`, and decide what follows.
+    def consume(self, count: int, output: SamplerOutput, *, first_of_forward: bool = True) -> None:
+        """Take what was read for `metadata(count)`, and decide what follows.
 
         Args:
             count: sequences whose logits have come.
-            answer: what was read off them.
+            output: what was read off them.
             first_of_forward: no other sequences of this request, of the same forward, were consumed before.
         """
 
@@ -133,25 +133,25 @@ class Lookahead:
     """The comparison of one step's candidates, some of them perhaps still to come. Owner: SingleDecoder."""
 
     proposal: Proposal
-    state: Reading  # of z, which the actions were proposed from
+    state: PositionStatistics  # of z, which the actions were proposed from
     now: float  # H(z)
     cost: np.ndarray  # [candidates] C(a, z)
     limit: np.ndarray  # [candidates] the most that J can be: with H(z') = 0
     objective: np.ndarray  # [candidates] J, NaN until known
     asked: np.ndarray  # the candidates that are pending, by index, ascending
-    reading: Reading | None = None  # of the best one's outcome
+    reading: PositionStatistics | None = None  # of the best one's outcome
 
     @property
     def best(self) -> int:
         """Index of the best candidate so far, the first of equals."""
         return int(np.nanargmax(self.objective))
 
-    def receive(self, first: int, answer: Answer) -> None:
+    def receive(self, first: int, output: SamplerOutput) -> None:
         """Take J of the next candidates of those asked for, from the `first`-th on; keep the best one's reading."""
-        part = self.asked[first : first + len(answer.objective)]
-        self.objective[part] = answer.objective
+        part = self.asked[first : first + len(output.objective)]
+        self.objective[part] = output.objective
         if self.best in part:
-            self.reading = answer.readings[answer.best]
+            self.reading = output.readings[output.best]
 
     def rest(self) -> np.ndarray:
         """Candidates that were not evaluated and may still be the best: J never exceeds its limit."""
@@ -161,36 +161,36 @@ class Lookahead:
 
 
 class SingleDecoder(Decoder):
-    """Decodes one track, by look-ahead over its candidate actions or by a sampler that needs none."""
+    """Decodes one canvas, by look-ahead over its candidate actions or by a sampler that needs none."""
 
-    def __init__(self, track: Track) -> None:
-        super().__init__(track.params)
-        self.track = track
+    def __init__(self, canvas: CanvasState) -> None:
+        super().__init__(canvas.params)
+        self.canvas = canvas
         self._lookahead: Lookahead | None = None  # None: `pending` is the state itself
         self._await_state()
 
     def take_final(self) -> Final:
-        return self.track.take_final()
+        return self.canvas.take_final()
 
-    def question(self, count: int) -> Question:
+    def metadata(self, count: int) -> SamplingMetadata:
         assert self.pending is not None
-        track, lookahead, part = self.track, self._lookahead, self.pending.part(count)
+        canvas, lookahead, part = self.canvas, self._lookahead, self.pending.part(count)
         sequences, masked = self.pending.sequences[part], self.pending.masked[part]
         if lookahead is None:
-            return track.question(sequences, masked, self._keys(1, track.steps), previous=track.previous())
+            return canvas.metadata(sequences, masked, self._keys(1, canvas.steps), previous=canvas.previous())
         comparison = Comparison(lookahead.now, lookahead.cost[lookahead.asked[part]])
         # The winner's logits serve the step after this one.
-        return track.question(sequences, masked, self._keys(count, track.steps + 1), comparison)
+        return canvas.metadata(sequences, masked, self._keys(count, canvas.steps + 1), comparison)
 
-    def consume(self, count: int, answer: Answer, *, first_of_forward: bool = True) -> None:
+    def consume(self, count: int, output: SamplerOutput, *, first_of_forward: bool = True) -> None:
         pending, first = self._receive(count, first_of_forward)
         lookahead = self._lookahead
         if lookahead is None:
             if pending.extent.refresh:
-                self.track.refreshed()
-            self._decide(answer.readings[0])
+                self.canvas.refreshed()
+            self._decide(output.readings[0])
             return
-        lookahead.receive(first, answer)
+        lookahead.receive(first, output)
         if pending.remaining == 0:
             rest = lookahead.rest()
             if len(rest):
@@ -204,16 +204,16 @@ class SingleDecoder(Decoder):
     def _await_state(self) -> None:
         """Ask for a forward of the state, unless there is nothing left to write."""
         self._lookahead, self.pending = None, None
-        if not self.track.is_done:
-            self.pending = self._pending(self.track.state[None].copy())
+        if not self.canvas.is_done:
+            self.pending = self._pending(self.canvas.state[None].copy())
 
     def _pending(self, sequences: np.ndarray) -> Pending:
-        masked, contexts = self.track.masked(sequences), np.zeros(len(sequences), dtype=np.int64)
-        return Pending(sequences, masked, self.track.extent(), contexts, are_outcomes=self._lookahead is not None)
+        masked, contexts = self.canvas.masked(sequences), np.zeros(len(sequences), dtype=np.int64)
+        return Pending(sequences, masked, self.canvas.extent(), contexts, are_outcomes=self._lookahead is not None)
 
-    def _decide(self, reading: Reading) -> None:
+    def _decide(self, reading: PositionStatistics) -> None:
         """Take the next action from a reading of the state, or ask for the candidates to compare."""
-        proposal = self.track.propose(reading)
+        proposal = self.canvas.propose(reading)
         if len(proposal.positions) == 1:
             self._write(proposal, 0, reading, [])
             self._await_state()
@@ -233,18 +233,18 @@ class SingleDecoder(Decoder):
         proposal = lookahead.proposal
         if len(candidates) < len(proposal.positions):
             proposal = Proposal(proposal.positions[candidates], proposal.tokens[candidates])
-        self.pending = self._pending(self.track.outcomes(proposal))
+        self.pending = self._pending(self.canvas.outcomes(proposal))
 
     def _take_best(self, lookahead: Lookahead) -> None:
         assert lookahead.reading is not None
         objective = [None if value != value else value for value in lookahead.objective.tolist()]
         self.report.candidates += len(objective) - objective.count(None)
         self._write(lookahead.proposal, lookahead.best, lookahead.state, objective)
-        if self.track.is_done or self.track.needs_refresh:
+        if self.canvas.is_done or self.canvas.needs_refresh:
             self._await_state()
         else:
             self._decide(lookahead.reading)
 
-    def _write(self, proposal: Proposal, chosen: int, state: Reading, objective: list[float | None]) -> None:
-        self.track.write(proposal, chosen, state, objective)
-        self.report.take(self.track)
+    def _write(self, proposal: Proposal, chosen: int, state: PositionStatistics, objective: list[float | None]) -> None:
+        self.canvas.write(proposal, chosen, state, objective)
+        self.report.take(self.canvas)

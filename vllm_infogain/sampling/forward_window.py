@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Extent:
+class ForwardWindow:
     """The same for every sequence of a group. All positions count from the prompt's start."""
 
     rows: range  # computed by this forward

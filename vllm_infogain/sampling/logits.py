@@ -5,7 +5,7 @@ import torch
 
 from vllm_infogain.grammar.automaton import allowed
 from vllm_infogain.request.params import DecodingParams
-from vllm_infogain.sampling.metadata import Question
+from vllm_infogain.sampling.metadata import SamplingMetadata
 from vllm_infogain.sampling.slices import slices
 from vllm_infogain.sampling.transfer import to_device
 
@@ -39,23 +39,23 @@ def adjust_logits(logits: torch.Tensor, params: DecodingParams) -> torch.Tensor:
     return logits
 
 
-def forbid(logits: torch.Tensor, question: Question, mask_id: int) -> None:
-    """What may not be written at some rows of a question, as its canvases stand. Logits [rows, columns], in place.
+def forbid(logits: torch.Tensor, metadata: SamplingMetadata, mask_id: int) -> None:
+    """What may not be written at some rows of a request, as its canvases stand. Logits [rows, columns], in place.
 
     Stop tokens before the place from which the text may end, what would complete a banned word, and what no text of
     the grammar goes through.
     """
-    params = question.params
-    if question.stops_from and params.stop_ids and question.automaton is None:  # else the grammar says it
-        early = np.flatnonzero(question.offsets.ravel() < question.stops_from)
+    params = metadata.params
+    if metadata.stops_from and params.stop_ids and metadata.automaton is None:  # else the grammar says it
+        early = np.flatnonzero(metadata.offsets.ravel() < metadata.stops_from)
         _forbid_pairs(logits, early[:, None], np.array(params.stop_ids)[None])
     for word in params.constraints.banned_words:
         for place in range(len(word)):
-            rows = np.flatnonzero(_completes(question, word, place).ravel())
+            rows = np.flatnonzero(_completes(metadata, word, place).ravel())
             _forbid_pairs(logits, rows, np.array(word[place]))
-    if question.automaton is not None:
-        barred = ~allowed(question.automaton, question.canvases, mask_id, question.offsets).reshape(len(logits), -1)
-        (class_of,) = to_device([question.automaton.class_of], logits.device)
+    if metadata.automaton is not None:
+        barred = ~allowed(metadata.automaton, metadata.canvases, mask_id, metadata.offsets).reshape(len(logits), -1)
+        (class_of,) = to_device([metadata.automaton.class_of], logits.device)
         for part in slices(*logits.shape):
             (barred_there,) = to_device([barred[part]], logits.device)
             logits[part, : len(class_of)].masked_fill_(barred_there.index_select(1, class_of), -torch.inf)
@@ -69,15 +69,15 @@ def _forbid_pairs(logits: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) ->
         logits.index_put_((row, token), logits.new_full((), -torch.inf))  # made on the device
 
 
-def _completes(question: Question, word: tuple[int, ...], place: int) -> np.ndarray:
+def _completes(metadata: SamplingMetadata, word: tuple[int, ...], place: int) -> np.ndarray:
     """Where the word's token `place` would complete the word: [sequences, masked] bool."""
-    length = question.canvases.shape[1]
-    found = np.ones(question.offsets.shape, dtype=bool)
+    length = metadata.canvases.shape[1]
+    found = np.ones(metadata.offsets.shape, dtype=bool)
     for other, token in enumerate(word):
         if other != place:
-            neighbour = question.offsets + other - place
+            neighbour = metadata.offsets + other - place
             inside = (neighbour >= 0) & (neighbour < length)
-            there = np.take_along_axis(question.canvases, neighbour.clip(0, length - 1), 1)
+            there = np.take_along_axis(metadata.canvases, neighbour.clip(0, length - 1), 1)
             found &= inside & (there == token)
     return found
 

@@ -19,7 +19,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Question:
+class SamplingMetadata:
     """What a decoder asks of the logits of some of its sequences, rows sequence by sequence."""
 
     params: DecodingParams
@@ -35,7 +35,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PositionStatistics:
     """One sequence's masked rows, on the host. Probabilities are the model's own at temperature 1, over its whole row
     (the mask token and padding included) as the request's constraints leave it, whatever is drawn."""
 
@@ -50,11 +50,11 @@ class Reading:
     log_probabilities: torch.Tensor | None = None  # [masked, columns], on the device; KLASS only
     alternatives: Alternatives | None = None  # only if asked for
 
-    def head(self, count: int) -> "Reading":
+    def head(self, count: int) -> "PositionStatistics":
         """The first `count` positions alone."""
         if count == len(self.entropy):
             return self
-        return Reading(
+        return PositionStatistics(
             self.entropy[:count],
             self.top_token[:count],
             self.top_probability[:count],
@@ -76,8 +76,8 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Answer:
-    readings: dict[int, Reading]  # by sequence of the question; of compared ones only the best one's
+class SamplerOutput:
+    readings: dict[int, PositionStatistics]  # by sequence; of compared ones only the best one's
     objective: np.ndarray  # [sequences] fp32: J; empty where nothing was compared
     best: int  # the sequence with the largest J, the first of equals; 0 where nothing was compared
 

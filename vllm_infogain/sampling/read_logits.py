@@ -17,7 +17,7 @@ import torch
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.logits import adjust_logits, adjustment, forbid, keep_likely, narrows
 from vllm_infogain.sampling.logprobs import Alternatives, alternatives
-from vllm_infogain.sampling.metadata import NOTHING, Answer, Question, Reading
+from vllm_infogain.sampling.metadata import NOTHING, PositionStatistics, SamplerOutput, SamplingMetadata
 from vllm_infogain.sampling.objective import settled_objective
 from vllm_infogain.sampling.rows import draw_tokens, row_statistics
 from vllm_infogain.sampling.slices import slices
@@ -26,14 +26,14 @@ from vllm_infogain.sampling.whole_rows import fold_in, set_aside
 
 
 class _Layout:
-    """Where the questions' rows lie and which of them are read. Host arrays with an entry per question, but for
+    """Where the requests' rows lie and which of them are read. Host arrays with an entry per request, but for
     `rows_read` and `rows_drawn`: all rows that are read, and those of them that tokens are drawn for."""
 
-    def __init__(self, questions: Sequence[Question]) -> None:
-        self.sequences = np.array([len(question.offsets) for question in questions])
-        self.masked = np.array([question.offsets.shape[1] for question in questions])
-        self.is_compared = np.array([question.comparison is not None for question in questions])
-        self.temperature = np.array([question.params.temperature for question in questions], dtype=np.float64)
+    def __init__(self, batch_metadata: Sequence[SamplingMetadata]) -> None:
+        self.sequences = np.array([len(metadata.offsets) for metadata in batch_metadata])
+        self.masked = np.array([metadata.offsets.shape[1] for metadata in batch_metadata])
+        self.is_compared = np.array([metadata.comparison is not None for metadata in batch_metadata])
+        self.temperature = np.array([metadata.params.temperature for metadata in batch_metadata], dtype=np.float64)
         rows = self.sequences * self.masked
         # Of compared sequences the best one's rows are read, of others all.
         self.read = np.where(self.is_compared, self.masked, rows)
@@ -45,27 +45,29 @@ class _Layout:
         self.rows_read, self.rows_drawn = int(self.read.sum()), int(self.drawn.sum())
 
 
-def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int, vocab: int | None = None) -> list[Answer]:
-    """Answer the questions of all requests from their logits.
+def read(
+    logits: torch.Tensor, batch_metadata: Sequence[SamplingMetadata], mask_id: int, vocab: int | None = None
+) -> list[SamplerOutput]:
+    """What the rows of all requests tell their samplers.
 
-    What a row tells depends on nothing but the row and its question. The host waits for the device once.
+    What a row tells depends on nothing but the row and its request's metadata. The host waits for the device once.
 
     Args:
         logits: [rows, columns] fp32, altered in place.
-        questions: whose rows they are, in this order. Their `previous` is altered too.
+        batch_metadata: of whose rows they are, in this order. Their `previous` is altered too.
         mask_id: the mask token: part of every distribution, never written.
         vocab: columns from this one on are padding of the model's table, like the mask token; None: there is none.
     """
     vocab = logits.shape[1] if vocab is None else vocab
-    layout = _Layout(questions)
+    layout = _Layout(batch_metadata)
     first = 0
-    for _, group in groupby(questions, lambda question: adjustment(question.params)):
+    for _, group in groupby(batch_metadata, lambda metadata: adjustment(metadata.params)):
         alike = list(group)
-        last = first + sum(question.offsets.size for question in alike)
+        last = first + sum(metadata.offsets.size for metadata in alike)
         adjust_logits(logits[first:last], alike[0].params)
         first = last
-    for question, start in zip(questions, layout.row_starts, strict=True):
-        forbid(logits[start : start + question.offsets.size], question, mask_id)
+    for metadata, start in zip(batch_metadata, layout.row_starts, strict=True):
+        forbid(logits[start : start + metadata.offsets.size], metadata, mask_id)
     writable, aside = set_aside(logits, mask_id, vocab)
     statistics = fold_in(row_statistics(writable), aside)
 
@@ -76,19 +78,19 @@ def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int, voca
         found[:, mask_id] = aside[own, 0] - log_normalizer
         return found
 
-    log_probabilities, divergence = _klass(log_probabilities_of, logits, questions, layout)
-    objective, best, rows = _compare(statistics.entropy, questions, layout)
-    drawn, drawn_p = _draw(writable, statistics.log_normalizer, rows, questions, layout)
+    log_probabilities, divergence = _klass(log_probabilities_of, logits, batch_metadata, layout)
+    objective, best, rows = _compare(statistics.entropy, batch_metadata, layout)
+    drawn, drawn_p = _draw(writable, statistics.log_normalizer, rows, batch_metadata, layout)
     columns = [statistics.entropy, statistics.top_token, statistics.top_probability, statistics.margin]
     if rows is not None:
         columns = [column[rows] for column in columns]
     beside = {
         index: _alternatives(
-            log_probabilities_of, rows, layout.read_starts[index], tokens, question.params, (logits.shape[1], vocab)
+            log_probabilities_of, rows, layout.read_starts[index], tokens, metadata.params, (logits.shape[1], vocab)
         )
-        for index, question in enumerate(questions)
-        if question.params.logprobs is not None
-        for tokens in [_tokens_of(index, drawn, columns[1], questions, layout)]
+        for index, metadata in enumerate(batch_metadata)
+        if metadata.params.logprobs is not None
+        for tokens in [_tokens_of(index, drawn, columns[1], batch_metadata, layout)]
     }
     host = to_host([*columns, drawn, drawn_p, objective, best, *divergence.values(), *chain(*beside.values())])
     entropy, top_token, top, margin, tokens, probabilities, objectives, winners, *rest = host
@@ -96,9 +98,9 @@ def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int, voca
     del rest[: len(divergence)]
     alternatives_of = {index: Alternatives(*rest[4 * nth : 4 * nth + 4]) for nth, index in enumerate(beside)}
 
-    def reading(index: int, sequence: int) -> Reading:
-        """Of question `index`, the `sequence`-th of its sequences that are read."""
-        masked, draws = questions[index].offsets.shape[1], _draws(questions[index].params)
+    def reading(index: int, sequence: int) -> PositionStatistics:
+        """Of the `index`-th request, the `sequence`-th of its sequences that are read."""
+        masked, draws = batch_metadata[index].offsets.shape[1], _draws(batch_metadata[index].params)
         within = slice(sequence * masked, (sequence + 1) * masked)
         start = int(layout.read_starts[index]) + within.start
         at = slice(start, start + masked)
@@ -108,7 +110,7 @@ def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int, voca
             own_tokens, own_probabilities = tokens[own].T, probabilities[own].T
         else:
             own_tokens, own_probabilities = (np.broadcast_to(row[at], (draws, masked)) for row in (top_token, top))
-        return Reading(
+        return PositionStatistics(
             entropy[at],
             top_token[at],
             top[at],
@@ -121,16 +123,16 @@ def read(logits: torch.Tensor, questions: Sequence[Question], mask_id: int, voca
             alternatives_of[index].rows(within) if index in alternatives_of else None,
         )
 
-    answers = []
+    outputs = []
     winner_of = dict(zip(np.flatnonzero(layout.is_compared).tolist(), winners.tolist(), strict=True))
-    for index, question in enumerate(questions):
-        count = len(question.offsets)
+    for index, metadata in enumerate(batch_metadata):
+        count = len(metadata.offsets)
         if index in winner_of:
             winner, start = winner_of[index], layout.sequence_starts[index]
-            answers.append(Answer({winner: reading(index, 0)}, objectives[start : start + count], winner))
+            outputs.append(SamplerOutput({winner: reading(index, 0)}, objectives[start : start + count], winner))
         else:
-            answers.append(Answer({sequence: reading(index, sequence) for sequence in range(count)}, NOTHING, 0))
-    return answers
+            outputs.append(SamplerOutput({sequence: reading(index, sequence) for sequence in range(count)}, NOTHING, 0))
+    return outputs
 
 
 def _draws(params: DecodingParams) -> int:
@@ -146,7 +148,7 @@ def _alternatives(
     params: DecodingParams,
     widths: tuple[int, int],
 ) -> list[torch.Tensor]:
-    """The columns of `Alternatives` of a question's read rows, from the `start`-th on, whose tokens [rows, draws] are
+    """The columns of `Alternatives` of a request's read rows, from the `start`-th on, whose tokens [rows, draws] are
     given. Widths are those of a row of logits and of the vocabulary."""
     columns, vocab = widths
     found = []
@@ -158,13 +160,17 @@ def _alternatives(
 
 
 def _tokens_of(
-    index: int, drawn: torch.Tensor, top_token: torch.Tensor, questions: Sequence[Question], layout: _Layout
+    index: int,
+    drawn: torch.Tensor,
+    top_token: torch.Tensor,
+    batch_metadata: Sequence[SamplingMetadata],
+    layout: _Layout,
 ) -> torch.Tensor:
-    """Tokens [read rows, draws] of a question; at temperature 0 one draw, the most likely token."""
+    """Tokens [read rows, draws] of a request; at temperature 0 one draw, the most likely token."""
     count = layout.read[index]
     if layout.drawn[index]:
         start = layout.drawn_starts[index]
-        return drawn[start : start + count, : _draws(questions[index].params)]
+        return drawn[start : start + count, : _draws(batch_metadata[index].params)]
     start = layout.read_starts[index]
     return top_token[start : start + count, None]
 
@@ -172,22 +178,22 @@ def _tokens_of(
 def _klass(
     log_probabilities_of: Callable[[Any], torch.Tensor],
     logits: torch.Tensor,
-    questions: Sequence[Question],
+    batch_metadata: Sequence[SamplingMetadata],
     layout: _Layout,
 ) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-    """By KLASS question: log-probabilities [rows, columns]; and, where it has earlier ones, the divergence [rows]."""
+    """By request of KLASS: log-probabilities [rows, columns]; and, where it has earlier ones, the divergence [rows]."""
     now, divergence = {}, {}
-    for index, question in enumerate(questions):
-        if question.params.sampler != "klass":
+    for index, metadata in enumerate(batch_metadata):
+        if metadata.params.sampler != "klass":
             continue
-        start, count, before = layout.row_starts[index], question.offsets.size, question.previous
+        start, count, before = layout.row_starts[index], metadata.offsets.size, metadata.previous
         if before is None:
             now[index] = logits.new_empty(count, logits.shape[1])
         else:
             # Rows only ever drop out: none moves to where one lies that is still to be read.
             now[index] = before[:count]
             divergence[index] = logits.new_empty(count)
-            kept = np.arange(count) if question.previous_rows is None else question.previous_rows
+            kept = np.arange(count) if metadata.previous_rows is None else metadata.previous_rows
             (kept_rows,) = to_device([kept], logits.device)
         for part in slices(count, logits.shape[1]):
             found = log_probabilities_of(slice(start + part.start, start + part.stop))
@@ -204,9 +210,9 @@ def _divergence(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
 
 
 def _compare(
-    entropy: torch.Tensor, questions: Sequence[Question], layout: _Layout
+    entropy: torch.Tensor, batch_metadata: Sequence[SamplingMetadata], layout: _Layout
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """J [sequences] fp32, best candidates [compared questions] and the rows to be read; without comparisons None: all.
+    """J [sequences] fp32, best candidates [compared requests] and the rows to be read; without comparisons None: all.
 
     The entropies are summed in float64, where sums of so few fp32 numbers are exact: their order cannot matter.
     """
@@ -215,11 +221,11 @@ def _compare(
         return entropy.new_empty(0), entropy.new_empty(0, dtype=torch.int64), None
     settled_j = np.zeros(layout.sequences.sum())
     for index in compared.tolist():
-        comparison, start = questions[index].comparison, layout.sequence_starts[index]
+        comparison, start = batch_metadata[index].comparison, layout.sequence_starts[index]
         settled_j[start : start + len(comparison.cost)] = settled_objective(
-            questions[index].params, comparison.now, comparison.cost
+            batch_metadata[index].params, comparison.now, comparison.cost
         )
-    is_mean = np.array([question.params.state_uncertainty == "mean" for question in questions])
+    is_mean = np.array([metadata.params.state_uncertainty == "mean" for metadata in batch_metadata])
     divisor = np.where(is_mean, np.maximum(layout.masked, 1), 1).astype(np.float64)
     # [compared, most candidates]: sequences, padded with one past the last, whose J is -inf.
     counts, nth = layout.sequences[compared, None], np.arange(layout.sequences[compared].max())
@@ -245,35 +251,37 @@ def _draw(
     logits: torch.Tensor,
     log_normalizer: torch.Tensor,
     rows: torch.Tensor | None,
-    questions: Sequence[Question],
+    batch_metadata: Sequence[SamplingMetadata],
     layout: _Layout,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens [drawn rows, draws] and their probabilities, for the rows that are read at a temperature above 0.
 
-    All get as many draws as the question that wants most: a draw does not depend on how many follow it.
+    All get as many draws as the request that wants most: a draw does not depend on how many follow it.
     """
-    drawing = [question for question in questions if question.params.temperature > 0]
+    drawing = [metadata for metadata in batch_metadata if metadata.params.temperature > 0]
     if not layout.rows_drawn:
         return logits.new_empty((0, 1), dtype=torch.int64), logits.new_empty((0, 1))
     # Compared sequences are one request's at one step: they share a key.
     keys = [
-        np.repeat(question.keys[:1] if question.comparison is not None else question.keys, question.offsets.shape[1])
-        for question in drawing
+        np.repeat(metadata.keys[:1] if metadata.comparison is not None else metadata.keys, metadata.offsets.shape[1])
+        for metadata in drawing
     ]
     key, offset, temperature, drawn = to_device(
         [
             np.concatenate(keys),
-            np.concatenate([question.offsets.ravel() for question in questions]),
+            np.concatenate([metadata.offsets.ravel() for metadata in batch_metadata]),
             np.repeat(layout.temperature, layout.drawn),
             np.flatnonzero(np.repeat(layout.temperature > 0, layout.read)),
         ],
         logits.device,
     )
-    draws, temperature = max(_draws(question.params) for question in drawing), temperature.float()
+    draws, temperature = max(_draws(metadata.params) for metadata in drawing), temperature.float()
     narrowed = [
-        (start, start + count, question.params)
-        for question, start, count in zip(questions, layout.drawn_starts.tolist(), layout.drawn.tolist(), strict=True)
-        if count and narrows(question.params)
+        (start, start + count, metadata.params)
+        for metadata, start, count in zip(
+            batch_metadata, layout.drawn_starts.tolist(), layout.drawn.tolist(), strict=True
+        )
+        if count and narrows(metadata.params)
     ]
     if rows is None and layout.rows_drawn == len(logits) and not narrowed:
         tokens = draw_tokens(logits, temperature, key, offset, draws)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from vllm_infogain.request.params import DecodingParams
-from vllm_infogain.sampling.metadata import Question
+from vllm_infogain.sampling.metadata import SamplingMetadata
 from vllm_infogain.sampling.read_logits import read
 
 FEW = 16  # rows
@@ -31,5 +31,8 @@ def rehearse(logits: torch.Tensor, mask_id: int, vocab: int, num_candidates: int
 def _read(logits: torch.Tensor, mask_id: int, vocab: int, params: DecodingParams) -> None:
     offsets = np.arange(len(logits))[None]
     read(
-        logits, [Question(params, offsets, np.zeros(1, dtype=np.int64), np.full_like(offsets, mask_id))], mask_id, vocab
+        logits,
+        [SamplingMetadata(params, offsets, np.zeros(1, dtype=np.int64), np.full_like(offsets, mask_id))],
+        mask_id,
+        vocab,
     )

@@ -5,12 +5,12 @@ import math
 import numpy as np
 
 from vllm_infogain.request.params import DecodingParams
-from vllm_infogain.sampling.block_view import View
+from vllm_infogain.sampling.block_view import BlockView
 
 HELD_BACK = -1e30  # a score below all others, but above -inf
 
 
-def position_score(name: str, view: View, params: DecodingParams, rng: np.random.Generator) -> np.ndarray:
+def position_score(name: str, view: BlockView, params: DecodingParams, rng: np.random.Generator) -> np.ndarray:
     """The score [draws, masked] of writing each draw's tokens; probabilities at temperature 1.
 
     Sources: KLASS arXiv 2511.05664; PC-Sampler arXiv 2508.13021; EB arXiv 2505.24857; threshold and factor: Fast-dLLM
@@ -51,14 +51,14 @@ def held_back(tokens: np.ndarray, params: DecodingParams) -> np.ndarray:
     return ends & ~ends.all(-1, keepdims=True)
 
 
-def is_stable(view: View, epsilon: float) -> np.ndarray:
+def is_stable(view: BlockView, epsilon: float) -> np.ndarray:
     """KLASS: whether KL(p now || p at the previous step) < epsilon nats [masked]; False where there was none."""
     if view.reading.divergence is None:
         return np.zeros(len(view.reading.entropy), dtype=bool)
     return view.reading.divergence < epsilon
 
 
-def pc_score(view: View, params: DecodingParams) -> np.ndarray:
+def pc_score(view: BlockView, params: DecodingParams) -> np.ndarray:
     """PC-Sampler: e^(-lambda l) x min(-p(x) log f(x), alpha) for offset l in the canvas and background frequency f.
 
     Without a background text f is uniform over the vocabulary.
@@ -69,7 +69,7 @@ def pc_score(view: View, params: DecodingParams) -> np.ndarray:
     return calibrated * np.exp(-params.pc_lambda * view.offsets)
 
 
-def count_to_write(scores: np.ndarray, view: View, params: DecodingParams, scheduled: int) -> int:
+def count_to_write(scores: np.ndarray, view: BlockView, params: DecodingParams, scheduled: int) -> int:
     """How many of the best-scored positions [masked] are written: those scheduled, but for adaptive samplers.
 
     eb: as many, the surest first, as keep the sum of their entropies less the largest within the bound.
