@@ -10,6 +10,7 @@ from vllm_overlay import VLLM, NotToBeHadError, environment, overlay
 from waiting import PATIENCE
 
 TESTS = Path(__file__).parent
+pytestmark = pytest.mark.engine  # it starts none, but takes as long
 
 
 @pytest.fixture(scope="module")
