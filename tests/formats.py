@@ -1,6 +1,7 @@
 """How far a tiny model's logits are from those of plain torch on the same numbers, by number format and dtype.
 
-`python tests/formats.py` prints the README's table: the largest error of a logit. A start that fails names its error.
+`python tests/formats.py` prints the table of model_executors/README.md: the largest error of a logit. A start that
+fails names its error.
 """
 
 import os

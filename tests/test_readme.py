@@ -1,4 +1,4 @@
-"""Every command and example of the README runs."""
+"""Every command and example of the README and the pages beside the code runs."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from readme import README, ROOT, blocks, commands_of
+from readme import PAGES, REFERENCE, ROOT, blocks, commands_of, lines_of
 from server import serve
 from waiting import PATIENCE
 
@@ -34,11 +34,11 @@ MAKE = {
 }
 
 
-def test_the_readme_has_no_command_that_is_not_run():
+def test_no_page_has_a_command_that_is_not_run():
     harnesses = {commands_of("lm_eval"), commands_of("vllm bench serve")}  # test_harnesses.py
     for block in blocks("sh"):
-        assert block.strip() in MAKE or block in harnesses or block.startswith("curl "), block
-    assert set(MAKE) <= {block.strip() for block in blocks("sh")}
+        assert set(lines_of(block)) <= set(MAKE) or block in harnesses or block.startswith("curl "), block
+    assert set(MAKE) <= {line for block in blocks("sh") for line in lines_of(block)}
 
 
 @pytest.mark.parametrize(("command", "runs"), MAKE.items())
@@ -113,7 +113,7 @@ def test_the_python_examples_run_as_printed(tmp_path):
 
 
 def test_the_frequency_command_runs_as_printed(tmp_path, monkeypatch):
-    command = re.search(r"`python (-m vllm_infogain.sampling.frequencies .*?)`", README)[1]
+    command = re.search(r"`python (-m vllm_infogain.sampling.frequencies .*?)`", REFERENCE)[1]
     (tmp_path / "text").write_text("3*7=21\n")
     names = {"TEXT": tmp_path / "text", "MODEL": model_path(), "FILE": tmp_path / "counts.json"}
     option, module, *words = [str(names.get(word, word)) for word in command.split()]
@@ -125,8 +125,8 @@ def test_the_frequency_command_runs_as_printed(tmp_path, monkeypatch):
     assert table[VOCAB["1"]] == pytest.approx(1 / (7 + 0.5 * (len(VOCAB) - 7)))
 
 
-def test_the_readme_says_which_samplers_a_parameter_is_of():
-    table = README.split("## Parameters")[1].split("\n| sampler |")[0]
+def test_the_reference_says_which_samplers_a_parameter_is_of():
+    table = REFERENCE.split("## Parameters")[1].split("\n| sampler |")[0]
     rows = re.findall(r"^\| (`.*?) \|.*?\|.*?\| (.*?) \|.*\|$", table, re.MULTILINE)
     groups = {"all": SAMPLERS, "look-ahead": LOOKAHEAD_SAMPLERS}
     said = {
@@ -136,8 +136,8 @@ def test_the_readme_says_which_samplers_a_parameter_is_of():
     assert said == READERS
 
 
-def test_every_parameter_and_sampler_is_in_the_readme():
-    parameters, samplers = README.split("| sampler | what it does |")
+def test_every_parameter_and_sampler_is_in_the_reference():
+    parameters, samplers = REFERENCE.split("| sampler | what it does |")
     for name in PARSERS:
         assert f"`{name}`" in parameters, name
     for name in SAMPLERS:
@@ -149,16 +149,47 @@ def test_the_curl_commands_run_as_printed_against_the_plain_server():
     with serve("--plugin", "infogain") as url:
         commands = [block for block in blocks("sh") if block.startswith("curl ")]
         commands.append(commands[0].replace('"info_gain"', '"entropy"'))
-        answers = []
+        printed = []
         for block in commands:
             command = shlex.split(block.replace("localhost:8000", url.removeprefix("http://")))
-            answers.append(
-                json.loads(subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE).stdout)
-            )
-    chat, completion, infilled, greedy = answers
-    assert check(PUZZLE, chat["choices"][0]["message"]["content"])
-    assert chat["choices"][0]["infogain"]["candidates"] > 0
-    assert not check(PUZZLE, greedy["choices"][0]["message"]["content"])
-    assert completion["choices"][0]["text"] == "6*7=0101010"
-    assert completion["choices"][1]["text"].endswith("yes")
-    assert [choice["text"] for choice in infilled["choices"]] == ["0101010", "0101010"]
+            printed.append(subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE).stdout)
+    chat, infilled, regex, completion, infilled_twice, stream, greedy = printed
+    (answer,) = json.loads(chat)["choices"]
+    assert check(PUZZLE, answer["message"]["content"])
+    assert answer["infogain"]["candidates"] > 0
+    assert not check(PUZZLE, json.loads(greedy)["choices"][0]["message"]["content"])
+    assert texts(completion)[0] == "6*7=0101010"
+    assert texts(completion)[1].endswith("yes")
+    assert texts(infilled) == ["0101010"]
+    assert texts(infilled_twice) == ["0101010", "0101010"]
+    assert texts(regex) == ["6*7=0101010"]
+    chunks = [line.removeprefix("data: ") for line in stream.decode().splitlines() if line]
+    assert chunks.pop() == "[DONE]"
+    choices = [choice for chunk in chunks for choice in json.loads(chunk)["choices"]]
+    assert sum(len(choice.get("infogain_steps", [])) for choice in choices) == 12
+    assert "".join(choice["text"] for choice in choices) == "6*7=0101010"
+
+
+def texts(completion: bytes) -> list[str]:
+    return [choice["text"] for choice in json.loads(completion)["choices"]]
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_relative_links_lead_to_files_and_headings_that_exist(path: str):
+    broken = []
+    text = re.sub(r"```.*?```", "", PAGES[path], flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in link:
+            continue
+        target, _, anchor = link.partition("#")
+        file = (ROOT / path).parent / target if target else ROOT / path
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text())):
+            broken.append(link)
+    assert not broken

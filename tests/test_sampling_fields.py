@@ -1,10 +1,10 @@
-"""Every field of vLLM's SamplingParams is honoured or refused by name, and the README says which."""
+"""Every field of vLLM's SamplingParams is honoured or refused by name, and the reference says which."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
+from readme import REFERENCE
 from vllm import SamplingParams
 from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 from vllm.tokenizers import get_tokenizer
@@ -12,8 +12,6 @@ from vllm.tokenizers import get_tokenizer
 from vllm_infogain import plugin, presets
 from vllm_infogain.request.from_vllm import decoding_params
 from vllm_infogain.serving.admission import check_request
-
-README = (Path(__file__).parent.parent / "README.md").read_text()
 
 # A value of each public field that differs from its default.
 ASKED: dict[str, Any] = {
@@ -79,8 +77,8 @@ RECORD = {
 
 
 def table() -> dict[str, str]:
-    """The README's verdict on each field."""
-    section = README.split("### Fields of `SamplingParams`")[1].split("\n#")[0]
+    """The reference's verdict on each field: vllm_infogain/request/README.md."""
+    section = REFERENCE.split("## Fields of `SamplingParams`")[1].split("\n#")[0]
     verdicts = {}
     for verdict, names in re.findall(r"^\| (honoured|refused)[^|]*\| ([^|]*)\|", section, re.MULTILINE):
         verdicts |= dict.fromkeys(re.findall(r"`(\w+)`", names), verdict)
@@ -101,7 +99,7 @@ def tokenizer(checkpoint):
     return get_tokenizer(str(checkpoint))
 
 
-def test_every_public_field_has_a_value_here_and_a_verdict_in_the_readme():
+def test_every_public_field_has_a_value_here_and_a_verdict_in_the_reference():
     public = {name for name in SamplingParams.__struct_fields__ if not name.startswith("_")} - OWN
     assert public == set(ASKED) == set(table())
     plain = SamplingParams()
@@ -109,7 +107,7 @@ def test_every_public_field_has_a_value_here_and_a_verdict_in_the_readme():
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_a_field_is_honoured_or_refused_as_the_readme_says(served, tokenizer, name: str):
+def test_a_field_is_honoured_or_refused_as_the_reference_says(served, tokenizer, name: str):
     params = SamplingParams(**({"max_tokens": 16} | {name: ASKED[name]}))
     params.update_from_tokenizer(tokenizer)
     if table()[name] == "refused":

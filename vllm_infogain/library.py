@@ -138,7 +138,7 @@ class InfoGainSampler:
             ignore_eos: decode past an EOS.
             absolute_blocks: blocks end at multiples of `block_length` counted from the prompt's start.
             log_frequencies: [vocab], for `sampler="pc"`; see `sampling.frequencies`.
-            knobs: the decoding parameters of the README's table, but for `cache`.
+            knobs: the decoding parameters of request/README.md, but for `cache`.
 
         Raises:
             ParameterError (a ValueError): naming the parameter, its value and the remedy.

@@ -61,7 +61,7 @@ def sender(name: str, media_type: str) -> Any:
 
 
 async def samplers() -> Response:
-    """`{"samplers": [{"name": ..., "streams_canvas": ...}]}`, in the order of the README's table."""
+    """`{"samplers": [{"name": ..., "streams_canvas": ...}]}`, in the order of `SAMPLERS`."""
     known = [{"name": name, "streams_canvas": streams_canvas(name)} for name in SAMPLERS]
     return JSONResponse({"samplers": known}, headers=HEADERS)
 
