@@ -193,3 +193,16 @@ def test_relative_links_lead_to_files_and_headings_that_exist(path: str):
         if not file.exists() or (anchor and anchor not in anchors(file.read_text())):
             broken.append(link)
     assert not broken
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_files_that_a_page_names_exist(path: str):
+    places = ((ROOT / path).parent, ROOT, ROOT / "vllm_infogain", ROOT / "tests")
+    named = re.findall(r"(?<![\w/])(?:\w+/)*\w+\.(?:py|md|sh)(?![\w/])", PAGES[path])
+    folder = ""  # in the map of the architecture a name alone follows one of the same folder
+    missing = set()
+    for name in named:
+        folder = name.rpartition("/")[0] or folder
+        if not any((place / file).exists() for place in places for file in (name, f"{folder}/{name}")):
+            missing.add(name)
+    assert not missing
