@@ -1,4 +1,4 @@
-"""What is let in, against a real vLLM configuration: requests and engine settings."""
+"""Requests and engine settings, checked against a real vLLM configuration."""
 
 import json
 import shutil

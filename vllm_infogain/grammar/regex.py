@@ -40,7 +40,7 @@ def over_bytes(pattern: str) -> TokenAutomaton:
         ValueError: the pattern is invalid, uses what no finite automaton can, or takes too much to compile.
     """
     nfa = Nfa()
-    return nfa.determined(nfa.read(pattern, 0))
+    return nfa.determinize(nfa.read(pattern, 0))
 
 
 def _parse(pattern: str):
@@ -58,7 +58,7 @@ class Nfa:
 
     def __init__(self) -> None:
         self.edges: list[list[tuple[int, int, int]]] = [[]]  # by state: first byte, last byte, next state
-        self.free: list[list[int]] = [[]]  # by state: the states it is as good as
+        self.epsilon: list[list[int]] = [[]]  # by state: the states reached without reading anything
         self.trees: dict[tuple[tuple, int], Tree] = {}  # of what stood at a place of a pattern, by its flags
         self.steps = 0
 
@@ -70,7 +70,7 @@ class Nfa:
     def state(self) -> int:
         self.spend(2)
         self.edges.append([])
-        self.free.append([])
+        self.epsilon.append([])
         return len(self.edges) - 1
 
     # From the tree of a pattern.
@@ -105,7 +105,7 @@ class Nfa:
                 end = self.state()
                 for branch in value[1]:
                     self.spend(1)
-                    self.free[self._add(branch, flags, at)].append(end)
+                    self.epsilon[self._add(branch, flags, at)].append(end)
                 at = end
             elif kind in (ops.MAX_REPEAT, ops.MIN_REPEAT):
                 at = self._repeat(value, flags, at)
@@ -121,14 +121,14 @@ class Nfa:
             at = self._add(inner, flags, at)
         end = self.state()
         if most is ops.MAXREPEAT:
-            self.free[at].append(end)
-            self.free[self._add(inner, flags, end)].append(end)
+            self.epsilon[at].append(end)
+            self.epsilon[self._add(inner, flags, end)].append(end)
             return end
         for _ in range(most - least):
             self.spend(1)
-            self.free[at].append(end)
+            self.epsilon[at].append(end)
             at = self._add(inner, flags, at)
-        self.free[at].append(end)
+        self.epsilon[at].append(end)
         return end
 
     def _tree(self, items: tuple, flags: int) -> Tree:
@@ -164,7 +164,7 @@ class Nfa:
 
     # To a deterministic one.
 
-    def determined(self, final: int) -> TokenAutomaton:
+    def determinize(self, final: int) -> TokenAutomaton:
         starts = {byte for edges in self.edges for low, high, _ in edges for byte in (low, high + 1)}
         class_of = np.array([byte in starts for byte in range(256)]).cumsum()  # bytes that no edge tells apart
         lowest = [*class_of.tolist(), class_of[-1] + 1]
@@ -197,12 +197,12 @@ class Nfa:
         )
 
     def _closed(self, states: Iterable[int], final: int) -> frozenset[int]:
-        """Those that read a byte, or are final, of states and all they are as good as."""
+        """Those that read a byte, or are final, of states and all that these reach without reading."""
         found = set(states)
         waiting = list(found)
         self.spend(len(found))
         while waiting:
-            others = self.free[waiting.pop()]
+            others = self.epsilon[waiting.pop()]
             self.spend(len(others))
             new = set(others) - found
             found |= new

@@ -1,4 +1,4 @@
-"""What is let in: a request is checked whole before it reaches the engine, so that nothing else can be harmed by it."""
+"""Checks each request whole before it reaches the engine, so that it can harm no other."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
