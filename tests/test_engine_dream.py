@@ -10,7 +10,7 @@ from jobs import CACHED
 from knobs import fitting
 
 import vllm_infogain
-from vllm_infogain.engine import runner
+from vllm_infogain.engine import request_state
 from vllm_infogain.request.params import SAMPLERS
 
 pytestmark = pytest.mark.engine
@@ -96,7 +96,7 @@ def test_without_the_shift_tokens_differ(engine: Engine, monkeypatch):
     """Else the tests above would prove nothing."""
     job = Job("negative control", {"sampler": "ar"}, 12)
     expected = tokens(engine, job)
-    parse = runner.decoding_params
-    monkeypatch.setattr(runner, "decoding_params", lambda *args: dataclasses.replace(parse(*args), shift=0))
+    parse = request_state.decoding_params
+    monkeypatch.setattr(request_state, "decoding_params", lambda *args: dataclasses.replace(parse(*args), shift=0))
     unshifted = tokens(engine, job)
     assert sum(one != other for one, other in zip(expected, unshifted, strict=True)) > 6

@@ -88,6 +88,12 @@ def test_no_circle_leads_through_the_rooms():
         below = {name: rooms for name, rooms in below.items() if name not in lowest}
 
 
+def test_a_request_is_parsed_at_admission_and_by_the_scheduler_never_by_the_worker():
+    parser = "vllm_infogain.request.from_vllm.decoding_params"
+    importers = {name for name, path in sources().items() if parser in imported_modules(path)}
+    assert importers == {"serving/admission.py", "engine/request_state.py"}
+
+
 def test_only_the_named_modules_import_vllm():
     importers = {
         name for name, path in sources().items() if any(name.split(".")[0] == "vllm" for name in imported_modules(path))

@@ -5,6 +5,7 @@ from typing import Any
 
 from vllm_infogain.compat import ModelRunnerOutput, SchedulerOutput
 from vllm_infogain.grammar.automaton import TokenAutomaton
+from vllm_infogain.request.params import DecodingParams
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class StepPlan(SchedulerOutput):
     """vLLM's scheduler output plus one group plan per scheduled request. Set by the scheduler."""
 
     groups: dict[str, GroupPlan] = field(default_factory=dict)
+    params: dict[str, DecodingParams] = field(default_factory=dict)  # of its new requests, as the scheduler parsed them
     automata: dict[str, TokenAutomaton] = field(default_factory=dict)  # of its new requests that are structured
     forwards: int = 1  # the worker may go on by itself for so many, while the plan's pages and rows suffice
     row_budget: int = 0  # of each of them

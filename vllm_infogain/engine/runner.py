@@ -17,7 +17,6 @@ from vllm_infogain.engine.model_host import ModelHost
 from vllm_infogain.engine.records import GroupPlan, NextForward, StepPlan, StepResult
 from vllm_infogain.engine.results import step_result
 from vllm_infogain.engine.stats import NOTHING_COUNTED, Counted, timed
-from vllm_infogain.request.from_vllm import decoding_params
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.request.settings import parse_settings
 from vllm_infogain.sampling import make_decoder
@@ -77,12 +76,10 @@ class InfoGainRunner(ModelHost):
         }
         # A preempted request only loses its pages; its decoder stays and goes on where it was.
         for new in plan.scheduled_new_reqs:
-            assert new.sampling_params is not None
             assert new.prompt_token_ids is not None
-            params = decoding_params(new.req_id, new.sampling_params, self.vllm_config)
             decoder = make_decoder(
                 new.prompt_token_ids,
-                params,
+                plan.params[new.req_id],
                 self.mask_id,
                 self.log_frequencies,
                 new.num_computed_tokens,

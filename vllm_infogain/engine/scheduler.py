@@ -220,6 +220,7 @@ class InfoGainScheduler(Scheduler):
             finished_req_ids=self.finished_req_ids,
             free_encoder_mm_hashes=[],
             groups=groups,
+            params={request.request_id: self._states[request.request_id].params for request in unknown},
             automata={
                 request.request_id: compiled_automaton(request) for request in unknown if request.use_structured_output
             },
