@@ -32,6 +32,7 @@ ROOMS = {
     "reference": {"request", "grammar", "sampling"},
     "library": {"request", "sampling"},
     "model_executors": set(),
+    "images": set(),
     "engine": {"compat", "request", "grammar", "sampling", "model_executors"},
     "serving": {"compat", "request", "grammar", "sampling"},
     "embedded": {"reference", "vllm_infogain"},
