@@ -35,7 +35,7 @@ ROOMS = {
     "images": set(),
     "engine": {"compat", "request", "grammar", "sampling", "model_executors"},
     "serving": {"compat", "request", "grammar", "sampling"},
-    "embedded": {"reference", "vllm_infogain"},
+    "embedded": {"images", "reference", "vllm_infogain"},
     "presets": {"engine", "embedded"},
     "vllm_infogain": {"request", "library", "presets"},
     "patches": {"compat", "request", "grammar", "engine", "serving", "model_executors", "presets"},
