@@ -96,9 +96,9 @@ class Stopwatch:
         return timed
 
     def _is_refresh(self) -> bool:
-        """Whether a sequence of the forward about to run renews its kept keys and values."""
+        """Whether a sequence of the forward about to run renews its cached keys and values."""
         waiting = (running.decoder.pending for running in self.runner.requests.values())
-        return any(pending.extent.refresh for pending in waiting if pending is not None)
+        return any(pending.window.refresh for pending in waiting if pending is not None)
 
 
 def scheduler_of(llm: Any) -> Any:

@@ -89,7 +89,7 @@ HELD = (
 
 
 def wait_until_idle(url: str) -> None:
-    """Wait until no request runs or waits and every KV page is free, those lent to candidates too."""
+    """Wait until no request runs or waits and every KV page is free, scratch pages too."""
 
     def held() -> dict[str, float]:
         now = metrics(url)

@@ -12,7 +12,7 @@ from marked import refuse_unmarked
 import vllm_infogain
 from vllm_infogain.embedded.tokenizer import MASK, VOCAB
 from vllm_infogain.reference import oracle
-from vllm_infogain.reference.kept import KeepingLLaDA
+from vllm_infogain.reference.cached import CachingLLaDA
 from vllm_infogain.reference.llada import LLaDA
 
 MASK_ID = VOCAB[MASK]
@@ -34,7 +34,7 @@ def running(checkpoint: Path | None, model: oracle.Model | None = None, **engine
     }
     llm = vllm_infogain.load_llm(str(checkpoint) if checkpoint else None, **(settings | engine_args))
     try:
-        yield Engine(llm, model or KeepingLLaDA(LLaDA.from_checkpoint(checkpoint or model_path())))
+        yield Engine(llm, model or CachingLLaDA(LLaDA.from_checkpoint(checkpoint or model_path())))
     finally:
         llm.llm_engine.engine_core.shutdown()
         del llm

@@ -33,11 +33,11 @@ class StubModel:
         one_hot = torch.nn.functional.one_hot(ids, VOCAB).float()
         return torch.einsum("njv,ijvw->niw", one_hot, self.weights[:length, :length]) / length**0.5 * 2
 
-    def keep(self, ids: torch.Tensor) -> torch.Tensor:
+    def cache(self, ids: torch.Tensor) -> torch.Tensor:
         return ids
 
-    def window(self, ids: torch.Tensor, rows: range, kept: torch.Tensor) -> torch.Tensor:
-        seen = kept.clone()
+    def window(self, ids: torch.Tensor, rows: range, cached: torch.Tensor) -> torch.Tensor:
+        seen = cached.clone()
         seen[:, rows.start : rows.stop] = ids[:, rows.start : rows.stop]
         return self(seen)[:, rows.start : rows.stop]
 
@@ -49,24 +49,24 @@ class Forwards:
 
     def __init__(self, model, prompt: list[int], params: DecodingParams, computed: int = 0) -> None:
         self.model = model
-        self.kept = np.full((params.num_kept_states, len(prompt) + params.canvas_length), self.UNKNOWN)
-        self.kept[:, :computed] = prompt[:computed]
-        self.extents: list[ForwardWindow] = []
+        self.cached = np.full((params.num_cached_states, len(prompt) + params.canvas_length), self.UNKNOWN)
+        self.cached[:, :computed] = prompt[:computed]
+        self.windows: list[ForwardWindow] = []
 
     def logits(self, pending: Pending, part: slice) -> torch.Tensor:
-        """[sequences x masked, vocab] of the next part of a group; only `extent.rows` of it are computed."""
-        extent, contexts = pending.extent, pending.contexts[part]
-        self.extents.append(extent)
-        rows = slice(extent.rows.start, extent.rows.stop)
-        seen = self.kept[contexts]
+        """[sequences x masked, vocab] of the next part of a group; only `window.rows` of it are computed."""
+        window, cached_indices = pending.window, pending.cached_indices[part]
+        self.windows.append(window)
+        rows = slice(window.rows.start, window.rows.stop)
+        seen = self.cached[cached_indices]
         seen[:, rows] = pending.sequences[part, rows]
-        if extent.refresh:
-            self.kept[contexts] = seen
-        seen, masked = seen[:, : extent.keys], pending.masked[part]
+        if window.refresh:
+            self.cached[cached_indices] = seen
+        seen, masked = seen[:, : window.keys], pending.masked[part]
         assert (seen != self.UNKNOWN).all(), "attended to, but never computed"
-        assert np.isin(masked, extent.rows).all(), "wanted, but not computed"
+        assert np.isin(masked, window.rows).all(), "wanted, but not computed"
         differing = (pending.sequences != pending.sequences[0]).any(0)
-        assert len(set(pending.contexts)) > 1 or np.isin(np.flatnonzero(differing), extent.window).all()
+        assert len(set(pending.cached_indices)) > 1 or np.isin(np.flatnonzero(differing), window.own).all()
         logits = self.model(torch.from_numpy(seen))
         return logits[torch.arange(len(seen))[:, None], torch.from_numpy(masked)].flatten(0, 1)
 

@@ -179,5 +179,5 @@ def test_the_parts_of_one_forward_count_once():
             (output,) = read(forwards.logits(pending, pending.part(1)), [metadata], MASK_ID)
             decoder.consume(1, output, first_of_forward=is_first)
             is_first = False
-    assert len(forwards.extents) > whole.forwards
+    assert len(forwards.windows) > whole.forwards
     assert decoder.report == whole

@@ -1,4 +1,4 @@
-"""What each forward of a decoder computes where keys and values are kept, and whose it extends."""
+"""What each forward of a decoder computes where keys and values are cached, and which cached state it extends."""
 
 from dataclasses import replace
 
@@ -12,15 +12,15 @@ from vllm_infogain.sampling.forward_window import ForwardWindow
 from vllm_infogain.sampling.read_logits import read
 
 
-def extents(params: DecodingParams, prompt: list[int], computed: int = 0) -> list[ForwardWindow]:
+def windows(params: DecodingParams, prompt: list[int], computed: int = 0) -> list[ForwardWindow]:
     """Of every forward."""
     model = StubModel(block=params.block_length if params.block_causal else 0)
     decoder = make_decoder(prompt, params, MASK_ID, computed=computed)
     forwards = Forwards(model, prompt, params, computed)
     run(decoder, forwards)
-    assert decoder.report.forwards == len(forwards.extents)
-    assert decoder.report.refreshes == sum(extent.refresh for extent in forwards.extents)
-    return forwards.extents
+    assert decoder.report.forwards == len(forwards.windows)
+    assert decoder.report.refreshes == sum(window.refresh for window in forwards.windows)
+    return forwards.windows
 
 
 def plain(**fields) -> DecodingParams:
@@ -29,38 +29,38 @@ def plain(**fields) -> DecodingParams:
 
 
 def test_without_a_cache_every_forward_computes_everything():
-    assert extents(plain(), [1, 2]) == [ForwardWindow(range(8), range(8), 8)] * 6
+    assert windows(plain(), [1, 2]) == [ForwardWindow(range(8), range(8), 8)] * 6
 
 
 def test_a_cache_is_refreshed_when_a_block_begins_and_then_only_the_window_is_computed():
     def block(window: range) -> list[ForwardWindow]:
         return [ForwardWindow(range(8), window, 8, refresh=True), *[ForwardWindow(window, window, 8)] * 2]
 
-    assert extents(plain(cache="prefix"), [1, 2]) == block(range(2, 8)) + block(range(5, 8))
-    assert extents(plain(cache="dual"), [1, 2]) == block(range(2, 5)) + block(range(5, 8))
+    assert windows(plain(cache="prefix"), [1, 2]) == block(range(2, 8)) + block(range(5, 8))
+    assert windows(plain(cache="dual"), [1, 2]) == block(range(2, 5)) + block(range(5, 8))
 
 
 def test_the_row_before_a_block_is_in_the_window_where_a_row_predicts_the_next_position():
-    windows = [extent.window for extent in extents(plain(cache="dual", shift=1), [1, 2]) if extent.refresh]
-    assert windows == [range(1, 5), range(4, 8)]
-    windows = [extent.window for extent in extents(plain(cache="prefix", shift=1), [1, 2]) if extent.refresh]
-    assert windows == [range(1, 8), range(4, 8)]
+    own = [window.own for window in windows(plain(cache="dual", shift=1), [1, 2]) if window.refresh]
+    assert own == [range(1, 5), range(4, 8)]
+    own = [window.own for window in windows(plain(cache="prefix", shift=1), [1, 2]) if window.refresh]
+    assert own == [range(1, 8), range(4, 8)]
 
 
 @pytest.mark.parametrize(("every", "steps"), [(0, [0, 3]), (1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 3, 5]), (3, [0, 3])])
 def test_a_cache_is_refreshed_after_so_many_steps_of_a_block(every: int, steps: list[int]):
-    seen = extents(plain(cache="dual", cache_refresh=every), [1, 2])
-    assert [step for step, extent in enumerate(seen) if extent.refresh] == steps
+    seen = windows(plain(cache="dual", cache_refresh=every), [1, 2])
+    assert [step for step, window in enumerate(seen) if window.refresh] == steps
 
 
 def test_a_refresh_costs_look_ahead_a_forward_of_the_state():
     params = DecodingParams(
         temperature=0.0, bypass_threshold=1.0, position_temperature=5.0, block_length=6, canvas_length=6, cache="dual"
     )
-    forwards = [extent.refresh for extent in extents(params, [1])]
+    forwards = [window.refresh for window in windows(params, [1])]
     # The first state; candidates of five steps, whose best serves the step after; the last step needs none.
     assert forwards == [True, False, False, False, False, False]
-    refreshed = [extent.refresh for extent in extents(replace(params, cache_refresh=2), [1])]
+    refreshed = [window.refresh for window in windows(replace(params, cache_refresh=2), [1])]
     assert refreshed == [True, False, False, True, False, False, True, False]
 
 
@@ -73,8 +73,8 @@ def test_a_block_causal_model_computes_the_block_finished_last_with_the_next_one
         ForwardWindow(range(4, 11), last, 11, refresh=True),
         *[ForwardWindow(last, last, 11)] * 2,
     ]
-    assert extents(params, [1] * 6) == [ForwardWindow(range(8), window, 8, refresh=True), *behind]
-    assert extents(params, [1] * 6, computed=4) == [ForwardWindow(window, window, 8, refresh=True), *behind]
+    assert windows(params, [1] * 6) == [ForwardWindow(range(8), window, 8, refresh=True), *behind]
+    assert windows(params, [1] * 6, computed=4) == [ForwardWindow(window, window, 8, refresh=True), *behind]
 
 
 def test_a_beams_block_causal_contexts_share_no_more_than_the_prompts():
@@ -82,9 +82,9 @@ def test_a_beams_block_causal_contexts_share_no_more_than_the_prompts():
 
     def refreshed(sampler: str) -> list[range]:
         of_sampler = replace(params, sampler=sampler)
-        return [extent.rows for extent in extents(of_sampler, [1] * 4, computed=4) if extent.refresh]
+        return [window.rows for window in windows(of_sampler, [1] * 4, computed=4) if window.refresh]
 
-    # A hypothesis goes on in another context than its parent's blocks were kept in; a generation always in its own.
+    # A hypothesis may extend another cached state than its parent's blocks are in; a generation always its own.
     assert refreshed("beam") == [range(4, 8), range(4, 12), range(4, 16)]
     assert refreshed("best_of_n") == [range(4, 8), range(4, 12), range(8, 16)]
 
@@ -101,21 +101,21 @@ def test_contexts_of_a_block_causal_model_equal_the_oracle_over_many_blocks(samp
     assert tokens == oracle.decode(model, [1, 2, 3, 4], params, MASK_ID).tokens
 
 
-def test_a_child_extends_the_kept_state_of_its_parent():
+def test_a_child_extends_the_cached_state_of_its_parent():
     params = DecodingParams(
         sampler="beam", temperature=1.0, bypass_threshold=1.0, canvas_length=8, cache="dual", cache_refresh=3, seed=1
     )
     decoder, forwards = make_decoder([1], params, MASK_ID), Forwards(StubModel(), [1], params)
-    contexts = []
+    cached_indices = []
     while decoder.pending is not None:
         pending = decoder.pending
-        if not pending.extent.refresh:
-            contexts.append(set(pending.contexts.tolist()))
-        elif contexts:
-            assert pending.contexts.tolist() == list(range(params.beam_width))
+        if not pending.window.refresh:
+            cached_indices.append(set(pending.cached_indices.tolist()))
+        elif cached_indices:
+            assert pending.cached_indices.tolist() == list(range(params.beam_width))
         metadata = decoder.metadata(pending.remaining)
         (output,) = read(forwards.logits(pending, slice(None)), [metadata], MASK_ID)
         decoder.consume(pending.remaining, output)
-    assert contexts[:3] == [{0}] * 3, "until the second refresh all descend from the one first state"
-    assert len(contexts[3]) == 4
-    assert contexts[5] <= contexts[4] <= contexts[3], "lines die out, none comes back"
+    assert cached_indices[:3] == [{0}] * 3, "until the second refresh all descend from the one first state"
+    assert len(cached_indices[3]) == 4
+    assert cached_indices[5] <= cached_indices[4] <= cached_indices[3], "lines die out, none comes back"

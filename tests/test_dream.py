@@ -57,9 +57,9 @@ def test_vllm_resolves_the_architecture_to_our_executor():
 def test_the_window_begins_with_the_row_that_the_blocks_first_position_is_read_off(cache: str, window: tuple):
     params = DecodingParams(cache=cache, block_length=4, canvas_length=12, shift=1)
     canvas = CanvasState([10, 11, 12], params, MASK_ID)
-    extent = canvas.extent()
-    assert (extent.window.start, extent.window.stop) == window
-    assert len(extent.window) <= params.window(prompt_length=3)
+    forward = canvas.forward_window()
+    assert (forward.own.start, forward.own.stop) == window
+    assert len(forward.own) <= params.window(prompt_length=3)
     assert canvas.masked(canvas.state[None]).tolist() == [[3, 4, 5, 6]], "which positions are masked does not shift"
 
 
@@ -86,18 +86,18 @@ def test_the_plain_model_sees_everything_and_reads_a_position_off_the_row_before
 @pytest.mark.parametrize("rows", [range(3), range(1, 4), range(6, 10), range(5, 12), range(12)])
 def test_a_window_over_fresh_keys_and_values_is_exact(plain: PlainDream, rows: range):
     ids = torch.arange(10, 22).unsqueeze(0)
-    window = plain.window(ids, rows, plain.keep(ids))
+    window = plain.window(ids, rows, plain.cache(ids))
     torch.testing.assert_close(window, plain(ids)[:, rows.start : rows.stop], atol=1e-5, rtol=0)
 
 
 def test_a_window_computes_the_row_before_it_anew_and_no_other(plain: PlainDream):
     ids = torch.arange(10, 22).unsqueeze(0)
-    kept = plain.keep(ids)
+    cached = plain.cache(ids)
     before, outside = ids.clone(), ids.clone()
     before[0, 4], outside[0, [3, 9]] = 50, 50
-    fresh = plain.window(ids, range(5, 9), kept)
-    torch.testing.assert_close(plain.window(outside, range(5, 9), kept), fresh)
-    assert ((plain.window(before, range(5, 9), kept) - fresh).abs().amax(-1) > 1e-4).all()
+    fresh = plain.window(ids, range(5, 9), cached)
+    torch.testing.assert_close(plain.window(outside, range(5, 9), cached), fresh)
+    assert ((plain.window(before, range(5, 9), cached) - fresh).abs().amax(-1) > 1e-4).all()
 
 
 def test_the_plain_models_entropies_differ_from_row_to_row(plain: PlainDream):

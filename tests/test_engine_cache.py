@@ -35,7 +35,7 @@ def test_a_mixed_batch_of_modes_equals_the_oracle_request_by_request(engine: Eng
 
 
 def test_a_preemption_changes_nothing(engine: Engine):
-    """The kept states are computed again as they were, not as they are: else the answer would tell."""
+    """The cached states are computed again as they were, not as they are: else the answer would tell."""
     free = engine.free_pages()
     assert assert_preemptions_change_nothing(engine, CACHED) > 50
     assert engine.free_pages() == free

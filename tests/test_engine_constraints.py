@@ -138,7 +138,7 @@ def test_constrained_requests_do_not_touch_the_others_in_their_batch(engine: Eng
         assert_matches_oracle(engine, job, output)
 
 
-def test_pinned_canvases_survive_preemption_with_kept_states(engine: Engine):
+def test_pinned_canvases_survive_preemption_with_cached_states(engine: Engine):
     shared = {"cache": "dual", "beam_width": 2, "num_candidates": 3}
     jobs = [
         infilling(f"preempt {index}", fitting(shared | {"sampler": sampler}))

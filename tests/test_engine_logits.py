@@ -7,7 +7,7 @@ import torch
 from checkpoints import write_dream, write_llada, write_sdar
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, running
 
-from vllm_infogain.reference.kept import KeepingLLaDA
+from vllm_infogain.reference.cached import CachingLLaDA
 
 pytestmark = pytest.mark.engine
 
@@ -39,7 +39,7 @@ def engine(request, tmp_path_factory):
     write, fields = request.param
     path = tmp_path_factory.mktemp("checkpoint")
     model = write(path, **fields)
-    with running(path, KeepingLLaDA(model) if write is write_llada else model) as engine:
+    with running(path, CachingLLaDA(model) if write is write_llada else model) as engine:
         yield engine
 
 

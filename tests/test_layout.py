@@ -11,53 +11,53 @@ from vllm_infogain.engine.kv_layout import layout, most_own_pages
 from vllm_infogain.engine.records import GroupPlan
 from vllm_infogain.sampling.forward_window import ForwardWindow
 
-extents = st.tuples(st.integers(1, 200), st.integers(1, 200), st.integers(0, 200)).map(
+windows = st.tuples(st.integers(1, 200), st.integers(1, 200), st.integers(0, 200)).map(
     lambda sizes: ForwardWindow(
         rows=range(sizes[0] - 1, sizes[0] - 1 + sizes[1]),
-        window=range(sizes[0] - 1, sizes[0] - 1 + sizes[1]),
+        own=range(sizes[0] - 1, sizes[0] - 1 + sizes[1]),
         keys=sizes[0] - 1 + sizes[1] + sizes[2],
     )
 )
 
 
-@given(extent=extents, page_size=st.sampled_from([16, 32, 128]))
+@given(window=windows, page_size=st.sampled_from([16, 32, 128]))
 def test_a_bidirectional_layout_places_every_position_once_and_the_window_in_own_pages(
-    extent: ForwardWindow, page_size: int
+    window: ForwardWindow, page_size: int
 ):
-    place = layout(extent, page_size, in_order=False)
-    assert sorted(place.slots.tolist()) == list(range(extent.keys)), "no hole, or the kernel would read old keys"
-    window = place.slots[extent.window.start : extent.window.stop] // page_size
-    assert set(window) <= set(place.own)
-    assert len(place.own) <= most_own_pages(len(extent.window), extent.keys, page_size)
-    shared = np.setdiff1d(np.arange(extent.keys), np.array(extent.window))
+    place = layout(window, page_size, in_order=False)
+    assert sorted(place.slots.tolist()) == list(range(window.keys)), "no hole, or the kernel would read old keys"
+    pages = place.slots[window.own.start : window.own.stop] // page_size
+    assert set(pages) <= set(place.own)
+    assert len(place.own) <= most_own_pages(len(window.own), window.keys, page_size)
+    shared = np.setdiff1d(np.arange(window.keys), np.array(window.own))
     inside = [position for position in shared if place.slots[position] // page_size in place.own]
     assert all(place.slots[position] // page_size == place.own.start for position in inside), "one page is copied"
     assert place.is_copied == bool(inside)
-    if len(extent.window) % page_size == 0:
+    if len(window.own) % page_size == 0:
         assert not inside, "a window of whole pages needs no copy"
 
 
-@given(extent=extents, page_size=st.sampled_from([16, 32]))
-def test_a_block_causal_layout_keeps_the_order_of_the_text(extent: ForwardWindow, page_size: int):
-    extent = ForwardWindow(extent.rows, extent.window, keys=extent.window.stop)
-    place = layout(extent, page_size, in_order=True)
-    assert place.slots.tolist() == list(range(extent.keys))
-    assert place.own.start == extent.window.start // page_size
-    assert place.own.stop * page_size >= extent.keys
-    assert len(place.own) <= most_own_pages(len(extent.window), extent.keys, page_size)
+@given(window=windows, page_size=st.sampled_from([16, 32]))
+def test_a_block_causal_layout_keeps_the_order_of_the_text(window: ForwardWindow, page_size: int):
+    window = ForwardWindow(window.rows, window.own, keys=window.own.stop)
+    place = layout(window, page_size, in_order=True)
+    assert place.slots.tolist() == list(range(window.keys))
+    assert place.own.start == window.own.start // page_size
+    assert place.own.stop * page_size >= window.keys
+    assert len(place.own) <= most_own_pages(len(window.own), window.keys, page_size)
 
 
-def group(extent: ForwardWindow, count: int, pages: GroupPlan, block: int = 0) -> SequenceGroup:
+def group(window: ForwardWindow, count: int, pages: GroupPlan, block: int = 0) -> SequenceGroup:
     tokens = np.arange(100, 100 + 80) + np.arange(count)[:, None] * 1000
-    masked = np.tile(np.array([[extent.window.start, extent.window.stop - 1]]), (count, 1))
-    return SequenceGroup(tokens, masked, extent, np.zeros(count, dtype=np.int64), pages, block)
+    masked = np.tile(np.array([[window.own.start, window.own.stop - 1]]), (count, 1))
+    return SequenceGroup(tokens, masked, window, np.zeros(count, dtype=np.int64), pages, block)
 
 
 def test_candidates_write_to_pages_of_their_own_and_read_the_shared_ones():
-    extent = ForwardWindow(
-        rows=range(40, 56), window=range(40, 56), keys=80
+    window = ForwardWindow(
+        rows=range(40, 56), own=range(40, 56), keys=80
     )  # 16 of a page of 32: 16 shared ones fill it up
-    batch = build_batch([group(extent, 3, GroupPlan(3, ((5, 6, 7),), (8, 9)))], 32, torch.device("cpu"))
+    batch = build_batch([group(window, 3, GroupPlan(3, ((5, 6, 7),), (8, 9)))], 32, torch.device("cpu"))
     assert batch.page_table.tolist() == [[5, 6, 7], [5, 8, 7], [5, 9, 7]]
     assert batch.copied_pages.tolist() == [[6, 6], [8, 9]]
     assert batch.input_ids.view(3, 16)[2].tolist() == list(range(2140, 2156))
@@ -69,9 +69,9 @@ def test_candidates_write_to_pages_of_their_own_and_read_the_shared_ones():
 
 
 def test_a_refresh_writes_every_state_into_its_own_context():
-    extent = ForwardWindow(rows=range(80), window=range(40, 56), keys=80, refresh=True)
-    states = group(extent, 2, GroupPlan(2, ((5, 6, 7), (1, 2, 3))))
-    states = SequenceGroup(states.tokens, states.masked, extent, np.array([1, 0]), states.pages, 0)
+    window = ForwardWindow(rows=range(80), own=range(40, 56), keys=80, refresh=True)
+    states = group(window, 2, GroupPlan(2, ((5, 6, 7), (1, 2, 3))))
+    states = SequenceGroup(states.tokens, states.masked, window, np.array([1, 0]), states.pages, 0)
     batch = build_batch([states], 32, torch.device("cpu"))
     assert batch.page_table.tolist() == [[1, 2, 3], [5, 6, 7]]
     assert batch.copied_pages.numel() == 0
@@ -79,8 +79,8 @@ def test_a_refresh_writes_every_state_into_its_own_context():
 
 
 def test_rows_of_a_block_causal_state_attend_up_to_the_end_of_their_block():
-    extent = ForwardWindow(rows=range(4, 14), window=range(12, 14), keys=14, refresh=True)
-    batch = build_batch([group(extent, 1, GroupPlan(1, ((5, 6, 7),)), block=4)], 32, torch.device("cpu"))
+    window = ForwardWindow(rows=range(4, 14), own=range(12, 14), keys=14, refresh=True)
+    batch = build_batch([group(window, 1, GroupPlan(1, ((5, 6, 7),)), block=4)], 32, torch.device("cpu"))
     assert batch.query_start.tolist() == [0, 4, 8, 10]
     assert batch.keys.tolist() == [8, 12, 14]
     assert batch.page_table.tolist() == [[5, 6, 7]] * 3

@@ -22,8 +22,8 @@ from waiting import wait_until
 import vllm_infogain
 from vllm_infogain import compat
 from vllm_infogain.engine import identity, metrics
-from vllm_infogain.engine.records import StepFigures, StepResult
-from vllm_infogain.engine.stats import COUNTED
+from vllm_infogain.engine.records import StepResult, StepStats
+from vllm_infogain.engine.stats import COUNTS
 
 DASHBOARD = Path(vllm_infogain.__file__).parent / "engine" / "grafana_dashboard.json"
 SERVED = "tiny"
@@ -78,7 +78,7 @@ def send(client: openai.OpenAI, job: Job, stream: bool = False, **fields: Any):
 
 def expected_figures(reports: list[dict[str, Any]]) -> dict[str, float]:
     """Counters and observations that requests with these reports make."""
-    sums = {name: sum(report[name] for report in reports) for name in COUNTED}
+    sums = {name: sum(report[name] for report in reports) for name in COUNTS}
     compared = [step for report in reports for step in report["trajectory"] if step["objective"]]
     return {
         "vllm:diffusion_num_denoising_steps_total": sums["steps"],
@@ -153,7 +153,7 @@ def test_a_report_is_what_its_trajectory_says(traffic):
 
 
 @pytest.mark.engine
-def test_rows_are_sequences_times_positions_where_nothing_is_kept(traffic):
+def test_rows_are_sequences_times_positions_where_nothing_is_cached(traffic):
     look_ahead, _, pruned, *_ = reports = traffic[2]
     for job, report in ((JOBS[0], look_ahead), (JOBS[2], pruned)):
         assert report["candidate_rows"] == report["candidates"] * length(job)
@@ -216,10 +216,10 @@ def test_all_samples_bear_the_model_and_the_engine_as_vllms_do(traffic):
 
 
 @pytest.mark.engine
-def test_scratch_pages_are_lent_and_come_back(traffic, url):
+def test_scratch_pages_are_taken_and_come_back(traffic, url):
     idle = wait_for(url, {"vllm:num_requests_running": 0, "infogain:scratch_pages": 0})
     most = total(idle, "infogain:most_scratch_pages")
-    # A look-ahead group of eight in which all but the first hold two pages, for whose forwards up to so many are lent.
+    # A look-ahead group of eight in which all but the first hold two pages, for whose forwards it gets up to so many.
     assert most >= 7 * 2
 
 
@@ -343,7 +343,7 @@ def test_only_an_engine_of_ours_gets_our_logger_and_in_front_of_vllms():
 
 
 def test_a_second_engine_of_a_process_starts_from_zero():
-    step = stats_of(StepFigures(counts={"steps": 3}, objectives=(-0.5, 0.25)))
+    step = stats_of(StepStats(counts={"steps": 3}, objectives=(-0.5, 0.25)))
     manager(stub_config()).stat_loggers[0].record(step, None, engine_idx=1)
     labels = {"model_name": "stub", "engine": "1"}
     assert REGISTRY.get_sample_value("infogain:steps_total", labels) == 3
@@ -353,16 +353,16 @@ def test_a_second_engine_of_a_process_starts_from_zero():
     assert REGISTRY.get_sample_value("infogain:steps_total", labels) == 0
 
 
-def stats_of(figures: StepFigures, **fields: Any) -> compat.SchedulerStats:
-    """vLLM's statistics of one step that had these figures."""
-    ledger = metrics.StepLedger(stub_config())
-    ledger.record(StepResult([], {}, figures=figures), scratch_pages=7)
-    return ledger.attach(compat.SchedulerStats(**fields))
+def stats_of(stats: StepStats, **fields: Any) -> compat.SchedulerStats:
+    """vLLM's statistics of one step with these stats."""
+    exporter = metrics.StepStatsExporter(stub_config())
+    exporter.record(StepResult([], {}, stats=stats), scratch_pages=7)
+    return exporter.attach(compat.SchedulerStats(**fields))
 
 
 def test_figures_leave_the_statistics_as_they_were():
     for theirs in (None, {"transfers": 3}):
-        stats = stats_of(StepFigures(), kv_connector_stats=theirs)
+        stats = stats_of(StepStats(), kv_connector_stats=theirs)
         assert metrics.take(stats)["scratch_pages"] == 7
         assert stats.kv_connector_stats == theirs
         assert metrics.take(stats) is None
@@ -370,7 +370,7 @@ def test_figures_leave_the_statistics_as_they_were():
 
 
 def test_a_step_is_told_of_once_and_not_at_all_without_statistics():
-    ledger = metrics.StepLedger(stub_config())
-    ledger.record(StepResult([], {}, figures=StepFigures(counts={"steps": 3})), scratch_pages=1)
-    assert ledger.attach(None) is None
-    assert metrics.take(ledger.attach(compat.SchedulerStats()))["counts"] == {}
+    exporter = metrics.StepStatsExporter(stub_config())
+    exporter.record(StepResult([], {}, stats=StepStats(counts={"steps": 3})), scratch_pages=1)
+    assert exporter.attach(None) is None
+    assert metrics.take(exporter.attach(compat.SchedulerStats()))["counts"] == {}

@@ -9,7 +9,7 @@ import torch
 from vllm_infogain.request.constraints import Constraints
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling import slices
-from vllm_infogain.sampling.actions import step_key
+from vllm_infogain.sampling.actions import step_rng_key
 from vllm_infogain.sampling.logprobs import Alternatives
 from vllm_infogain.sampling.metadata import Comparison, PositionStatistics, SamplerOutput, SamplingMetadata
 from vllm_infogain.sampling.read_logits import read as read_over
@@ -25,7 +25,7 @@ def metadata(
     rng = np.random.default_rng(seed)
     offsets = np.stack([np.sort(rng.choice(40, masked, replace=False)) for _ in range(sequences)])
     comparison = Comparison(now=1.5, cost=rng.random(sequences)) if compared else None
-    return SamplingMetadata(params, offsets, np.full(sequences, step_key(params.seed, 3)), offsets * 0, comparison)
+    return SamplingMetadata(params, offsets, np.full(sequences, step_rng_key(params.seed, 3)), offsets * 0, comparison)
 
 
 def mixed() -> list[SamplingMetadata]:
@@ -62,16 +62,16 @@ def read(logits: torch.Tensor, batch_metadata: list[SamplingMetadata], *widths: 
 def logits_of(batch_metadata: list[SamplingMetadata]) -> list[torch.Tensor]:
     """Of each question, [rows, columns]; in some rows the mask token or padding leads."""
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(q.offsets.size, COLUMNS, generator=generator) * 2 for q in batch_metadata]
+    return [torch.randn(q.canvas_offsets.size, COLUMNS, generator=generator) * 2 for q in batch_metadata]
 
 
 def assert_equal(one: SamplerOutput, other: SamplerOutput) -> None:
     assert one.best == other.best
     assert one.objective.tolist() == other.objective.tolist()
-    assert one.readings.keys() == other.readings.keys()
-    for index, reading in one.readings.items():
+    assert one.statistics.keys() == other.statistics.keys()
+    for index, statistics in one.statistics.items():
         for field in dataclasses.fields(PositionStatistics):
-            values = getattr(reading, field.name), getattr(other.readings[index], field.name)
+            values = getattr(statistics, field.name), getattr(other.statistics[index], field.name)
             assert (values[0] is None) == (values[1] is None), field.name
             if field.name == "alternatives" and values[0] is not None:
                 for column in dataclasses.fields(Alternatives):
@@ -109,7 +109,7 @@ def test_log_probabilities_of_one_step_take_the_place_of_those_before():
     (expected,) = read(now.clone(), [dataclasses.replace(asked, previous=kept[rows])], MASK_ID, VOCAB)
     (output,) = read_over(now, [dataclasses.replace(asked, previous=kept, previous_rows=rows)], MASK_ID, VOCAB)
     assert_equal(output, expected)
-    found = output.readings[0].log_probabilities
+    found = output.statistics[0].log_probabilities
     assert found is not None
     assert found.data_ptr() == kept.data_ptr()
 
@@ -119,15 +119,17 @@ def test_parts_of_a_question_have_the_parts_of_its_answer():
     assert whole.comparison is not None
     (logits,) = logits_of([whole])
     (output,) = read(logits.clone(), [whole], MASK_ID, VOCAB)
-    objective, readings = [], {}
+    objective, statistics = [], {}
     for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
         comparison = Comparison(whole.comparison.now, whole.comparison.cost[part])
-        asked = SamplingMetadata(whole.params, whole.offsets[part], whole.keys[part], whole.canvases[part], comparison)
+        asked = SamplingMetadata(
+            whole.params, whole.canvas_offsets[part], whole.rng_keys[part], whole.canvases[part], comparison
+        )
         (some,) = read(logits.view(6, 5, COLUMNS)[part].reshape(-1, COLUMNS), [asked], MASK_ID, VOCAB)
         objective += some.objective.tolist()
-        readings[part.start + some.best] = some.readings[some.best]
+        statistics[part.start + some.best] = some.statistics[some.best]
     assert objective == output.objective.tolist()
-    assert_equal(dataclasses.replace(output, readings={output.best: readings[output.best]}), output)
+    assert_equal(dataclasses.replace(output, statistics={output.best: statistics[output.best]}), output)
 
 
 def test_j_and_the_best_candidate_are_those_of_the_definition():
@@ -138,9 +140,9 @@ def test_j_and_the_best_candidate_are_those_of_the_definition():
     ):
         if asked.comparison is None:
             assert output.objective.size == 0
-            assert output.readings.keys() == set(range(len(asked.offsets)))
+            assert output.statistics.keys() == set(range(len(asked.canvas_offsets)))
             continue
-        p = rows.double().softmax(-1).view(*asked.offsets.shape, COLUMNS)
+        p = rows.double().softmax(-1).view(*asked.canvas_offsets.shape, COLUMNS)
         entropy = -torch.where(p > 0, p * p.log(), 0.0).sum(-1)
         after = entropy.sum(-1)
         if asked.params.state_uncertainty == "mean":
@@ -150,9 +152,9 @@ def test_j_and_the_best_candidate_are_those_of_the_definition():
             expected = 1.5 - after - asked.params.cost_weight * torch.from_numpy(asked.comparison.cost)
         np.testing.assert_allclose(output.objective, expected, atol=1e-6)
         assert output.best == expected.argmax()
-        (index,) = output.readings
+        (index,) = output.statistics
         assert index == output.best
-        np.testing.assert_allclose(output.readings[index].entropy, entropy[index], atol=1e-6)
+        np.testing.assert_allclose(output.statistics[index].entropy, entropy[index], atol=1e-6)
 
 
 def test_of_equal_candidates_the_first_is_the_best():
@@ -184,10 +186,10 @@ def test_no_answer_but_klasss_holds_logits():
     for asked, output in zip(
         batch_metadata, read(torch.cat(logits_of(batch_metadata)), batch_metadata, MASK_ID, VOCAB), strict=True
     ):
-        for reading in output.readings.values():
-            kept = [value for value in vars(reading).values() if isinstance(value, torch.Tensor)]
+        for statistics in output.statistics.values():
+            kept = [value for value in vars(statistics).values() if isinstance(value, torch.Tensor)]
             assert len(kept) == (asked.params.sampler == "klass")
-            assert (reading.divergence is not None) == (asked.previous is not None)
+            assert (statistics.divergence is not None) == (asked.previous is not None)
 
 
 def test_every_row_is_read_as_its_definition_says():
@@ -197,24 +199,26 @@ def test_every_row_is_read_as_its_definition_says():
         batch_metadata, logits, read(torch.cat(logits), batch_metadata, MASK_ID, VOCAB), strict=True
     ):
         rows[:, list(asked.params.eos_ids)] -= asked.params.eos_penalty
-        for index, reading in output.readings.items():
-            p = rows.view(*asked.offsets.shape, COLUMNS)[index].double().softmax(-1)
+        for index, statistics in output.statistics.items():
+            p = rows.view(*asked.canvas_offsets.shape, COLUMNS)[index].double().softmax(-1)
             first, second = p.topk(2).values.unbind(-1)
             top = p[:, :MASK_ID].max(-1)
-            np.testing.assert_allclose(reading.top_probability, top.values, atol=1e-6)
-            np.testing.assert_allclose(reading.margin, first - second, atol=1e-6)
-            np.testing.assert_allclose(reading.entropy, torch.special.entr(p).sum(-1), atol=1e-5)
-            assert reading.top_token.tolist() == top.indices.tolist()
+            np.testing.assert_allclose(statistics.top_probability, top.values, atol=1e-6)
+            np.testing.assert_allclose(statistics.margin, first - second, atol=1e-6)
+            np.testing.assert_allclose(statistics.entropy, torch.special.entr(p).sum(-1), atol=1e-5)
+            assert statistics.top_token.tolist() == top.indices.tolist()
             draws = asked.params.num_candidates if asked.params.looks_ahead else 1
-            assert reading.tokens.shape == (draws, asked.offsets.shape[1])
-            np.testing.assert_allclose(reading.probabilities, p.gather(1, torch.tensor(reading.tokens).T).T, atol=1e-6)
-            assert reading.tokens.max(initial=0) < MASK_ID, "neither the mask token nor padding"
+            assert statistics.tokens.shape == (draws, asked.canvas_offsets.shape[1])
+            np.testing.assert_allclose(
+                statistics.probabilities, p.gather(1, torch.tensor(statistics.tokens).T).T, atol=1e-6
+            )
+            assert statistics.tokens.max(initial=0) < MASK_ID, "neither the mask token nor padding"
             if asked.params.temperature == 0:
-                assert (reading.tokens == reading.top_token).all()
+                assert (statistics.tokens == statistics.top_token).all()
             if asked.previous is not None:
                 now = rows.double().log_softmax(-1)
                 kl = torch.where(p > 0, p * (now - asked.previous), 0.0).sum(-1)
-                np.testing.assert_allclose(reading.divergence, kl, atol=1e-5)
+                np.testing.assert_allclose(statistics.divergence, kl, atol=1e-5)
 
 
 def test_written_tokens_have_the_log_probabilities_and_alternatives_that_were_asked_for():
@@ -223,14 +227,14 @@ def test_written_tokens_have_the_log_probabilities_and_alternatives_that_were_as
     for asked, rows, output in zip(
         batch_metadata, logits, read(torch.cat(logits), batch_metadata, MASK_ID, VOCAB), strict=True
     ):
-        of_sequence = rows.view(*asked.offsets.shape, COLUMNS).log_softmax(-1)
-        for index, reading in output.readings.items():
-            assert (reading.alternatives is None) == (asked.params.logprobs is None)
-            if reading.alternatives is None:
+        of_sequence = rows.view(*asked.canvas_offsets.shape, COLUMNS).log_softmax(-1)
+        for index, statistics in output.statistics.items():
+            assert (statistics.alternatives is None) == (asked.params.logprobs is None)
+            if statistics.alternatives is None:
                 continue
             for position, expected in enumerate(of_sequence[index]):
-                for token in reading.tokens[:, position]:
-                    (found,) = reading.logprobs(np.array([position]), np.array([token]))
+                for token in statistics.tokens[:, position]:
+                    (found,) = statistics.logprobs(np.array([position]), np.array([token]))
                     assert found.logprob == pytest.approx(expected[token].item(), abs=1e-5)
                     assert found.rank == (expected >= expected[token]).sum()
                     named = (
@@ -242,9 +246,9 @@ def test_written_tokens_have_the_log_probabilities_and_alternatives_that_were_as
 
 
 def test_temperature_0_draws_nothing(monkeypatch):
-    import vllm_infogain.sampling.read_logits as reading
+    from vllm_infogain.sampling import read_logits
 
-    monkeypatch.setattr(reading, "draw_tokens", lambda *_: pytest.fail("a draw"))
+    monkeypatch.setattr(read_logits, "draw_tokens", lambda *_: pytest.fail("a draw"))
     asked = [
         metadata(DecodingParams(temperature=0.0), 1, 6),
         metadata(DecodingParams(temperature=0.0), 3, 4, compared=True),
@@ -257,12 +261,12 @@ def test_a_row_whose_mass_is_all_the_mask_tokens_is_certain_and_written_like_any
     logits = torch.zeros(2, COLUMNS)
     logits[:, MASK_ID] = torch.tensor([1e4, 1e30])
     (output,) = read(logits, [asked], MASK_ID, VOCAB)
-    reading = output.readings[0]
-    for values in (reading.entropy, reading.top_probability, reading.probabilities[0]):
+    statistics = output.statistics[0]
+    for values in (statistics.entropy, statistics.top_probability, statistics.probabilities[0]):
         assert values.tolist() == [0.0, 0.0]
-    assert reading.margin.tolist() == [1.0, 1.0]
-    assert reading.tokens.max() < MASK_ID
-    (written,) = reading.logprobs(np.array([0]), reading.tokens[0, :1])
+    assert statistics.margin.tolist() == [1.0, 1.0]
+    assert statistics.tokens.max() < MASK_ID
+    (written,) = statistics.logprobs(np.array([0]), statistics.tokens[0, :1])
     assert (written.logprob, written.tokens, written.logprobs) == (-1e4, [MASK_ID], [0.0])
 
 
@@ -271,6 +275,6 @@ def test_what_constraints_bar_has_no_share_be_it_the_mask_token_or_padding():
     (logits,) = logits_of([asked := metadata(barred, 1, 5)])
     p = logits[:, 2:4].double().softmax(-1)
     (output,) = read(logits, [asked], MASK_ID, VOCAB)
-    np.testing.assert_allclose(output.readings[0].top_probability, p.amax(-1), atol=1e-6)
-    np.testing.assert_allclose(output.readings[0].margin, (p[:, 0] - p[:, 1]).abs(), atol=1e-6)
-    np.testing.assert_allclose(output.readings[0].entropy, torch.special.entr(p).sum(-1), atol=1e-6)
+    np.testing.assert_allclose(output.statistics[0].top_probability, p.amax(-1), atol=1e-6)
+    np.testing.assert_allclose(output.statistics[0].margin, (p[:, 0] - p[:, 1]).abs(), atol=1e-6)
+    np.testing.assert_allclose(output.statistics[0].entropy, torch.special.entr(p).sum(-1), atol=1e-6)

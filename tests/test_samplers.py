@@ -10,7 +10,7 @@ from stub_model import MASK_ID, StubModel, drive
 
 from vllm_infogain.reference import oracle
 from vllm_infogain.request.params import DecodingParams
-from vllm_infogain.sampling.actions import propose, step_generator, step_key
+from vllm_infogain.sampling.actions import propose, step_generator, step_rng_key
 from vllm_infogain.sampling.block_view import BlockView
 from vllm_infogain.sampling.frequencies import log_frequencies
 from vllm_infogain.sampling.logits import adjust_logits, keep_likely
@@ -28,17 +28,17 @@ def view(params: DecodingParams, previous: torch.Tensor | None = None, **fields)
     offsets, padded = np.arange(len(P)), torch.nn.functional.pad(P.log(), (0, 1), value=-torch.inf)
     if previous is not None:
         previous = torch.nn.functional.pad(previous.log(), (0, 1), value=-torch.inf)
-    metadata = SamplingMetadata(params, offsets[None], np.array([step_key(0, 0)]), offsets[None], previous=previous)
+    metadata = SamplingMetadata(params, offsets[None], np.array([step_rng_key(0, 0)]), offsets[None], previous=previous)
     (output,) = read(padded, [metadata], mask_id=3)
-    return BlockView(output.readings[0], offsets, **fields)
+    return BlockView(output.statistics[0], offsets, **fields)
 
 
 def written(sampler: str, count: int = 1, previous: torch.Tensor | None = None, background=None, **knobs) -> list[int]:
     params = DecodingParams(sampler=sampler, temperature=0.0, **knobs)
     at = view(params, previous, log_frequencies=background)
     proposal = propose(at, params, count, step_generator(0, 0))
-    assert len(proposal.positions) == 1
-    return proposal.positions[0].tolist()
+    assert len(proposal.masked_indices) == 1
+    return proposal.masked_indices[0].tolist()
 
 
 @pytest.mark.parametrize(("threshold", "positions"), [(0.95, [0]), (0.9, [0, 1]), (0.5, [0, 1, 2, 3]), (0.99, [0])])
@@ -76,7 +76,7 @@ def test_klass_prefers_a_stable_position_to_a_surer_one():
     kl = sum(p * math.log(p / q) for p, q in zip(P[0].tolist(), before[0].tolist(), strict=True))
     assert kl > 0.5
     at = view(params, before)
-    assert at.reading.divergence == pytest.approx([kl, at.reading.divergence[1], 0, 0, 0], abs=1e-5)
+    assert at.statistics.divergence == pytest.approx([kl, at.statistics.divergence[1], 0, 0, 0], abs=1e-5)
     assert is_stable(at, 5e-4).tolist() == [0, 0, 1, 1, 1]
     assert is_stable(at, kl + 1e-3).tolist()[0] == 1
     assert is_stable(view(params), 5e-4).tolist() == [0] * 5, "there was no previous step"
@@ -110,7 +110,8 @@ def test_a_token_never_seen_counts_as_half_a_token():
 def test_adaptive_samplers_take_a_position_temperature(sampler):
     params = DecodingParams(sampler=sampler, temperature=0.0, position_temperature=3.0, threshold=0.7, factor=0.9)
     drawn = {
-        tuple(propose(view(params), params, 1, step_generator(seed, 0)).positions[0].tolist()) for seed in range(40)
+        tuple(propose(view(params), params, 1, step_generator(seed, 0)).masked_indices[0].tolist())
+        for seed in range(40)
     }
     assert len(drawn) > 3
     assert len({len(positions) for positions in drawn}) == 1, "how many is decided before which"
@@ -147,7 +148,7 @@ def test_no_candidate_ends_the_text_while_it_has_other_tokens():
     params = DecodingParams(temperature=0.0, position_temperature=3.0, num_candidates=64, bypass_threshold=0.7, **ENDS)
     for count in (1, 2, 3):
         proposal = propose(view(params), params, count, step_generator(0, 0))
-        for action in proposal.positions.tolist():
+        for action in proposal.masked_indices.tolist():
             assert len(set(action)) == count
             assert len({2, 4} - {*action}) == max(0, 2 - count)
 
@@ -158,7 +159,7 @@ def test_uniform_chooses_every_position_alike():
     counts = [0] * 5
     for seed in range(4000):
         proposal = propose(at, params, 1, step_generator(seed, 0))
-        counts[proposal.positions.item()] += 1
+        counts[proposal.masked_indices.item()] += 1
     # 99.9% of chi-square with 4 degrees of freedom: 18.5
     assert sum((count - 800) ** 2 / 800 for count in counts) < 18.5
 
@@ -169,11 +170,11 @@ def test_uniform_chooses_every_position_alike():
 def test_bypass_only_writes_the_sure_positions_and_leaves_the_rest():
     params = DecodingParams(temperature=0.0, bypass_threshold=0.85, bypass_mode="only")
     proposal = propose(view(params), params, 4, step_generator(0, 0))
-    assert proposal.positions.tolist() == [[0, 1]]
+    assert proposal.masked_indices.tolist() == [[0, 1]]
     assert proposal.bypassed
     filled = propose(view(params), dataclasses.replace(params, bypass_mode="fill"), 4, step_generator(0, 0))
     assert not filled.bypassed
-    assert all({0, 1} < set(action) and len(action) == 4 for action in filled.positions.tolist())
+    assert all({0, 1} < set(action) and len(action) == 4 for action in filled.masked_indices.tolist())
 
 
 def test_top_k_and_top_p_leave_the_tokens_their_definitions_leave():

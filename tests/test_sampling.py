@@ -10,7 +10,7 @@ import torch
 
 from vllm_infogain.request.constraints import Constraints
 from vllm_infogain.request.params import DecodingParams
-from vllm_infogain.sampling.actions import Proposal, choose_positions, propose, step_generator, step_key
+from vllm_infogain.sampling.actions import Proposal, choose_positions, propose, step_generator, step_rng_key
 from vllm_infogain.sampling.block_view import BlockView
 from vllm_infogain.sampling.logits import adjust_logits
 from vllm_infogain.sampling.metadata import SamplingMetadata
@@ -33,9 +33,9 @@ ENTROPY = [
 def view(params: DecodingParams, logits: torch.Tensor = LOGITS, seed: int = 0) -> BlockView:
     """What the sampler sees of these rows; a fifth column is the mask token's, of no weight."""
     offsets = np.arange(len(logits))
-    metadata = SamplingMetadata(params, offsets[None], np.array([step_key(seed, 0)]), offsets[None])
+    metadata = SamplingMetadata(params, offsets[None], np.array([step_rng_key(seed, 0)]), offsets[None])
     (output,) = read(torch.nn.functional.pad(logits, (0, 1), value=-torch.inf), [metadata], mask_id=4)
-    return BlockView(output.readings[0], offsets)
+    return BlockView(output.statistics[0], offsets)
 
 
 def proposed(params: DecodingParams, logits: torch.Tensor = LOGITS, seed: int = 0) -> Proposal:
@@ -89,8 +89,8 @@ def test_the_objective_by_hand():
 def test_position_scores_by_hand():
     seen = view(DecodingParams(num_candidates=2))
     tokens = np.array([[0, 1, 2], [3, 0, 0]])
-    drawn = dataclasses.replace(seen.reading, tokens=tokens, probabilities=P.numpy()[[0, 1, 2], tokens])
-    at = dataclasses.replace(seen, reading=drawn)
+    drawn = dataclasses.replace(seen.statistics, tokens=tokens, probabilities=P.numpy()[[0, 1, 2], tokens])
+    at = dataclasses.replace(seen, statistics=drawn)
 
     def score(name: str) -> np.ndarray:
         return position_score(name, at, DecodingParams(), step_generator(0, 0))
@@ -110,7 +110,7 @@ def test_a_greedy_sampler_takes_its_two_best_positions(sampler: str, first: int,
     for written, positions in ((1, [first]), (2, sorted([first, second]))):
         params = DecodingParams(sampler=sampler, temperature=0.0, tokens_per_step=written)
         proposal = proposed(params)
-        assert proposal.positions.tolist() == [positions]
+        assert proposal.masked_indices.tolist() == [positions]
         assert proposal.tokens.tolist() == [[0] * written]
 
 
@@ -124,14 +124,14 @@ def test_sure_positions_fill_the_action_and_bypass_the_look_ahead():
     params = DecodingParams(temperature=0.0, bypass_threshold=0.8)
     proposal = proposed(params)
     assert proposal.bypassed
-    assert proposal.positions.tolist() == [[1]]
+    assert proposal.masked_indices.tolist() == [[1]]
 
 
 def test_sure_positions_are_in_every_candidate_and_the_rest_is_proposed():
     params = DecodingParams(temperature=0.0, bypass_threshold=0.8, tokens_per_step=2, position_temperature=5.0)
     proposal = proposed(params)
     assert not proposal.bypassed
-    assert proposal.positions.tolist() == [[0, 1], [1, 2]], "the greedy action first, each action once"
+    assert proposal.masked_indices.tolist() == [[0, 1], [1, 2]], "the greedy action first, each action once"
 
 
 def test_a_sure_position_has_the_same_token_in_every_candidate():
@@ -139,22 +139,22 @@ def test_a_sure_position_has_the_same_token_in_every_candidate():
         temperature=1.0, bypass_threshold=0.45, tokens_per_step=2, position_temperature=5.0, num_candidates=64
     )
     proposal = proposed(params, LOGITS[[2, 0, 2]])  # only position 1 is sure, at 0.5
-    assert len(proposal.positions) > 4
-    assert (proposal.positions == 1).any(-1).all()
-    assert len(set(proposal.tokens[proposal.positions == 1].tolist())) == 1
+    assert len(proposal.masked_indices) > 4
+    assert (proposal.masked_indices == 1).any(-1).all()
+    assert len(set(proposal.tokens[proposal.masked_indices == 1].tolist())) == 1
 
 
 def test_a_threshold_of_1_never_bypasses():
     params = DecodingParams(temperature=0.0, bypass_threshold=1.0, position_temperature=5.0, num_candidates=64)
     proposal = proposed(params)
-    assert sorted(proposal.positions.flatten().tolist()) == [0, 1, 2]
-    assert proposal.positions[0].tolist() == [1]
+    assert sorted(proposal.masked_indices.flatten().tolist()) == [0, 1, 2]
+    assert proposal.masked_indices[0].tolist() == [1]
 
 
 def test_candidates_that_differ_only_in_a_token_are_both_kept():
     params = DecodingParams(temperature=1.0, bypass_threshold=1.0, position_temperature=0.0, num_candidates=64)
     proposal = proposed(params, LOGITS[[2]].repeat(2, 1))
-    pairs = [tuple(pair) for pair in np.concatenate([proposal.positions, proposal.tokens], -1).tolist()]
+    pairs = [tuple(pair) for pair in np.concatenate([proposal.masked_indices, proposal.tokens], -1).tolist()]
     assert len(pairs) == len(set(pairs)) > 4
     assert len({position for position, _ in pairs}) < len(pairs)
 
@@ -162,21 +162,21 @@ def test_candidates_that_differ_only_in_a_token_are_both_kept():
 def test_an_action_that_writes_all_that_is_left_needs_no_candidates():
     params = DecodingParams(temperature=1.0, tokens_per_step=5, num_candidates=8)
     proposal = proposed(params)
-    assert proposal.positions.tolist() == [[0, 1, 2]]
+    assert proposal.masked_indices.tolist() == [[0, 1, 2]]
     assert not proposal.bypassed
 
 
 def test_the_fill_of_what_is_left_counts_as_bypassed_where_all_of_it_is_sure():
     for threshold, bypassed in ((0.39, True), (0.41, False)):  # the least sure is 0.4
         proposal = proposed(DecodingParams(tokens_per_step=3, bypass_threshold=threshold))
-        assert (len(proposal.positions), proposal.bypassed) == (1, bypassed)
+        assert (len(proposal.masked_indices), proposal.bypassed) == (1, bypassed)
 
 
 def test_the_greedy_action_at_n_1_is_the_first_of_many():
     one = DecodingParams(num_candidates=1, bypass_threshold=1.0, tokens_per_step=2)
     many = DecodingParams(num_candidates=8, bypass_threshold=1.0, tokens_per_step=2)
     first, group = proposed(one, seed=5), proposed(many, seed=5)
-    assert group.positions[0].tolist() == first.positions[0].tolist()
+    assert group.masked_indices[0].tolist() == first.masked_indices[0].tolist()
     assert group.tokens[0].tolist() == first.tokens[0].tolist()
 
 
@@ -188,25 +188,25 @@ def chi_square(counts: list[int], expected: list[float]) -> float:
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 def test_tokens_are_drawn_from_the_softmax_at_the_token_temperature(temperature):
     row, params = LOGITS[[2]].repeat(20_000, 1), DecodingParams(sampler="entropy", temperature=temperature)
-    reading = view(params, row).reading
-    counts = Counter(reading.tokens[0].tolist())
+    statistics = view(params, row).statistics
+    counts = Counter(statistics.tokens[0].tolist())
     expected = (LOGITS[2] / temperature).softmax(-1).tolist()
     # 99.9% of chi-square with 3 degrees of freedom: 16.3
     assert chi_square([counts[token] for token in range(4)], expected) < 16.3
-    assert np.abs(reading.probabilities[0] - P[2].numpy()[reading.tokens[0]]).max() < 1e-6, "at temperature 1"
+    assert np.abs(statistics.probabilities[0] - P[2].numpy()[statistics.tokens[0]]).max() < 1e-6, "at temperature 1"
 
 
 def test_top_k_and_top_p_change_what_is_drawn_and_nothing_else():
     row = LOGITS[[2]].repeat(20_000, 1)  # 0.4, 0.3, 0.2, 0.1
     for fields in ({"top_k": 2}, {"top_p": 0.6}):
-        reading = view(DecodingParams(sampler="entropy", **fields), row).reading
-        counts = Counter(reading.tokens[0].tolist())
+        statistics = view(DecodingParams(sampler="entropy", **fields), row).statistics
+        counts = Counter(statistics.tokens[0].tolist())
         assert counts.keys() == {0, 1}
         # 99.9% of chi-square with 1 degree of freedom: 10.8
         assert chi_square([counts[0], counts[1]], [4 / 7, 3 / 7]) < 10.8
-        np.testing.assert_allclose(reading.probabilities[0], P[2].numpy()[reading.tokens[0]], atol=1e-6)
-        np.testing.assert_allclose(reading.entropy, ENTROPY[2], atol=1e-5)
-        np.testing.assert_allclose(reading.top_probability, 0.4, atol=1e-6)
+        np.testing.assert_allclose(statistics.probabilities[0], P[2].numpy()[statistics.tokens[0]], atol=1e-6)
+        np.testing.assert_allclose(statistics.entropy, ENTROPY[2], atol=1e-5)
+        np.testing.assert_allclose(statistics.top_probability, 0.4, atol=1e-6)
 
 
 def test_positions_are_drawn_without_replacement_from_the_softmax_at_the_position_temperature():
@@ -226,6 +226,6 @@ def test_the_draws_of_a_step_depend_on_seed_and_step_only():
     assert draw(1, 2) == draw(1, 2)
     seeds = [0, *(2**bit for bit in range(70))]
     assert len({tuple(draw(seed, step)) for seed in seeds for step in range(20)}) == len(seeds) * 20
-    keys = [step_key(seed, step) for seed in seeds for step in range(20)]
+    keys = [step_rng_key(seed, step) for seed in seeds for step in range(20)]
     assert len(set(keys)) == len(keys)
     assert 0 <= min(keys) <= max(keys) < 2**63

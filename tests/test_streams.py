@@ -44,7 +44,7 @@ class Engine:
 def sample(text: str = "", *, index: int = 0, finish: str | None = None, progress: Progress | None = None, steps=()):
     """One CompletionOutput, a token per character, and what the scheduler said with it."""
     progress = progress or Progress()
-    progress.update({"figures": {"forwards": len(text)}, "steps": list(steps)})
+    progress.update({"report": {"forwards": len(text)}, "steps": list(steps)})
     return SimpleNamespace(
         index=index, text=text, token_ids=[ord(letter) for letter in text], finish_reason=finish, infogain=progress
     )

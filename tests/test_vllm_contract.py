@@ -72,8 +72,8 @@ CALLS = {  # function of vLLM: positional arguments we pass, keywords we pass, w
         KVCacheManager.record_prefix_cache_stats, 3, "", "queries and hits of the prefix cache are counted by it"
     ),
     "cache_blocks": (KVCacheManager.cache_blocks, 3, "", "finished pages of block-causal models may serve others"),
-    "_preempt_request": (compat.Scheduler._preempt_request, 3, "", "kept states are marked as lost there"),
-    "_free_request_blocks": (compat.Scheduler._free_request_blocks, 2, "", "the pages of kept states are freed there"),
+    "_preempt_request": (compat.Scheduler._preempt_request, 3, "", "cached states are to be recomputed after it"),
+    "_free_request_blocks": (compat.Scheduler._free_request_blocks, 2, "", "cached states' pages are freed there"),
     "get_block_ids": (KVCacheManager.get_block_ids, 2, "", "a request's own pages"),
     "get_blocks": (KVCacheManager.get_blocks, 2, "", "a request's own pages"),
     "KVCacheBlocks.get_block_ids": (KVCacheBlocks.get_block_ids, 1, "", "the pages of a request just admitted"),

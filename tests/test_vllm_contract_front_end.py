@@ -204,11 +204,11 @@ def test_every_sampling_field_the_admission_check_names_exists():
 
 
 def test_the_seams_that_our_metrics_use_are_there():
-    assert "make_stats" in attributes_read_by(compat.Scheduler), "our figures join the statistics that it makes"
+    assert "make_stats" in attributes_read_by(compat.Scheduler), "our stats join the statistics that it makes"
     made = inspect.signature(compat.Scheduler.make_stats).return_annotation
     assert made == compat.SchedulerStats | None, "without statistics there is nothing to join"
     types = {field.name: field.type for field in dataclasses.fields(compat.SchedulerStats)}
-    assert types["kv_connector_stats"] == dict[str, Any] | None, "our figures travel in it, whatever their form"
+    assert types["kv_connector_stats"] == dict[str, Any] | None, "our stats travel in it, whatever their form"
     assert parameters(compat.StatLoggerManager.__init__)[:2] == ["self", "vllm_config"], (
         "the wrapper sees by the configuration whether the engine is ours"
     )

@@ -50,7 +50,7 @@ def report(output: Any) -> dict[str, Any]:
     """How a `vllm.RequestOutput` (its first sample) or a `vllm.CompletionOutput` (that sample) was decoded.
 
     Returns:
-        steps, forwards, refreshes (forwards that computed kept keys and values anew), rows, canvas_positions and
+        steps, forwards, refreshes (forwards that computed the cached keys and values anew), rows, canvas_positions and
         candidate_rows (those of the rows that lie on the canvas, that look-ahead computed), candidates, written
         (positions), bypassed_steps, cumulative_entropy (nats); of an output that is not finished, so far. If the
         request asked for it with `return_trajectory`, also `trajectory` (every step) and `decode_order` (for each place

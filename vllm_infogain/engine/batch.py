@@ -18,9 +18,9 @@ class SequenceGroup:
     """Sequences of one request that one forward computes the same rows of: a state, or its candidates."""
 
     tokens: np.ndarray  # [sequences, length] int64
-    masked: np.ndarray  # [sequences, masked] int64: positions whose logits are needed; none for kept states
-    extent: ForwardWindow
-    contexts: np.ndarray  # [sequences]: the kept state each extends, or, in a refresh, becomes
+    masked: np.ndarray  # [sequences, masked] int64: positions whose logits are needed; none for cached states
+    window: ForwardWindow
+    cached_indices: np.ndarray  # [sequences]: the cached state that each extends, or, in a refresh, becomes
     pages: GroupPlan
     block: int  # positions per block of a block-causal model; 0: attention in both directions
     shift: int = 0  # rows by which the logits of a position lie before it
@@ -61,8 +61,8 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
     copies: list[tuple[int, int]] = []
     first_row = 0
     for group in groups:
-        count, rows = len(group.tokens), group.extent.rows
-        place = layout(group.extent, page_size, in_order=group.block > 0)
+        count, rows = len(group.tokens), group.window.rows
+        place = layout(group.window, page_size, in_order=group.block > 0)
         table, copied = _page_tables(group, place.own, place.is_copied)
         copies += copied
         here = place.slots[rows.start : rows.stop]
@@ -107,11 +107,11 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
 def _page_tables(group: SequenceGroup, own: range, is_copied: bool) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """[sequences, pages] int64, and the pages to copy from and to.
 
-    The first sequence, or in a refresh every one, lies in its context's own pages; the others have scratch pages in
-    place of those that may differ.
+    The first sequence, or in a refresh every one, lies in the pages of its cached state. The others have scratch pages
+    in place of those that may differ.
     """
-    table = np.array(group.pages.state_pages)[group.contexts]
-    others = range(0) if group.extent.refresh else range(1, len(table))
+    table = np.array(group.pages.cached_pages)[group.cached_indices]
+    others = range(0) if group.window.refresh else range(1, len(table))
     if not others:
         return table, []
     scratch = np.array(group.pages.scratch[: len(others) * len(own)]).reshape(len(others), len(own))
@@ -129,9 +129,9 @@ def _segments(group: SequenceGroup) -> tuple[list[int], list[int]]:
     blocks is what the back ends do not take but FLEX_ATTENTION, which is refused, and TRITON_ATTN as a list of ranges,
     all of which every tile goes through. Later blocks are one or two segments.
     """
-    rows = group.extent.rows
+    rows = group.window.rows
     if not group.block:
-        return [len(rows)], [group.extent.keys]
+        return [len(rows)], [group.window.keys]
     starts = [rows.start, *range((rows.start // group.block + 1) * group.block, rows.stop, group.block)]
     ends = [*starts[1:], rows.stop]
     return [end - start for start, end in zip(starts, ends, strict=True)], ends

@@ -28,15 +28,15 @@ class Layout:
     is_copied: bool  # the first of them begins with positions that are shared
 
 
-def layout(extent: ForwardWindow, page_size: int, in_order: bool) -> Layout:
+def layout(window: ForwardWindow, page_size: int, in_order: bool) -> Layout:
     """The layout of a group's sequences.
 
     Args:
-        extent: what the group's forward computes and may differ in.
+        window: of the group's forward.
         page_size: positions per page.
         in_order: keep the order of the text.
     """
-    return _layout(extent.window.start, extent.window.stop, extent.keys, page_size, in_order)
+    return _layout(window.own.start, window.own.stop, window.keys, page_size, in_order)
 
 
 @lru_cache(maxsize=4096)

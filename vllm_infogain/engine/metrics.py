@@ -1,4 +1,4 @@
-"""The figures of every step on their way from the scheduler to `/metrics`, and into vLLM's traces.
+"""The stats of every engine step on their way from the scheduler to `/metrics`, and into vLLM's traces.
 
 They travel in `SchedulerStats.kv_connector_stats`, a field of vLLM's statistics that takes a free form. vLLM's own
 loggers hand it to a KV connector and fail where there is none, so ours comes before them and takes its part out.
@@ -16,10 +16,10 @@ from vllm_infogain.compat import (
     VllmConfig,
     instrument_manual,
 )
-from vllm_infogain.engine.records import StepFigures, StepResult
+from vllm_infogain.engine.records import StepResult, StepStats
 from vllm_infogain.engine.stats import PHASES
 
-KEY = "infogain"  # of ours in `kv_connector_stats`
+KEY = "infogain"  # of our stats in `kv_connector_stats`
 
 COUNTERS = {  # what is counted, by `Report` where it has that name: metric and its help text
     "steps": [
@@ -35,15 +35,15 @@ COUNTERS = {  # what is counted, by `Report` where it has that name: metric and 
     "recomputed_rows": [("infogain:recomputed_rows", "Model rows computed again because of preemptions.")],
     "forwards": [("infogain:forwards", "Forwards of requests; one that serves several counts for each.")],
     "batches": [("infogain:model_forwards", "Forwards of the model, each for all requests of a step.")],
-    "refreshes": [("infogain:cache_refreshes", "Forwards of requests that computed kept keys and values anew.")],
+    "refreshes": [("infogain:cache_refreshes", "Forwards of requests that computed the cached keys and values anew.")],
 }
 GAUGES = {
-    "scratch_pages": ("infogain:scratch_pages", "KV pages lent to candidates in the last step."),
-    "most_scratch_pages": ("infogain:most_scratch_pages", "Most KV pages lent to candidates in one step."),
+    "scratch_pages": ("infogain:scratch_pages", "Scratch KV pages of candidates in the last step."),
+    "most_scratch_pages": ("infogain:most_scratch_pages", "Most scratch KV pages of candidates in one step."),
 }
 ENTROPY_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8)
 OBJECTIVE_BUCKETS = (-10, -5, -3, -2, -1, -0.5, -0.3, -0.1, -0.03, -0.01, 0, 0.01, 0.03, 0.1, 0.3, 0.5, 1, 2, 3, 5)
-HISTOGRAMS = {  # each figure is a sequence of observations
+HISTOGRAMS = {  # each is a sequence of observations
     "token_entropies": (
         "infogain:entropy_per_token_nats",
         "Cumulative entropy per position written, of each request whose canvas got full.",
@@ -60,49 +60,50 @@ OBJECTIVE_SUM = ("infogain:objective_sum_nats", "The sum of all observations in 
 SECONDS = ("infogain:step_seconds", "Seconds of the worker's steps by phase: prepare, forward, read, decide.")
 
 
-class StepLedger:
-    """Joins a step's figures with what the scheduler knows, and hands them on. Owner: the scheduler."""
+class StepStatsExporter:
+    """Joins a step's stats with what the scheduler knows, and hands them on. Owner: the scheduler."""
 
     def __init__(self, vllm_config: VllmConfig) -> None:
         self._traces = vllm_config.observability_config.otlp_traces_endpoint is not None
-        self._figures = StepFigures()
+        self._stats = StepStats()
         self._scratch_pages = 0
         self._most_scratch_pages = 0
 
     def record(self, output: ModelRunnerOutput, scratch_pages: int) -> None:
-        """A step has run, with so many pages lent."""
-        self._figures = output.figures if isinstance(output, StepResult) else StepFigures()
+        """A step has run, with so many scratch pages."""
+        self._stats = output.stats if isinstance(output, StepResult) else StepStats()
         self._scratch_pages = scratch_pages
         self._most_scratch_pages = max(self._most_scratch_pages, scratch_pages)
-        if self._traces and self._figures.batches:
-            trace(self._figures)
+        if self._traces and self._stats.batches:
+            trace(self._stats)
 
-    def attach(self, stats: SchedulerStats | None) -> SchedulerStats | None:
+    def attach(self, scheduler_stats: SchedulerStats | None) -> SchedulerStats | None:
         """vLLM's statistics of the step, if it keeps any, with ours in them; counted once."""
-        if stats is not None:
+        if scheduler_stats is not None:
             pages = {"scratch_pages": self._scratch_pages, "most_scratch_pages": self._most_scratch_pages}
-            stats.kv_connector_stats = {**(stats.kv_connector_stats or {}), KEY: vars(self._figures) | pages}
-        self._figures = StepFigures()
-        return stats
+            ours = {KEY: vars(self._stats) | pages}
+            scheduler_stats.kv_connector_stats = {**(scheduler_stats.kv_connector_stats or {}), **ours}
+        self._stats = StepStats()
+        return scheduler_stats
 
 
-def trace(figures: StepFigures) -> None:
+def trace(stats: StepStats) -> None:
     """One span per step, of the engine core's process."""
-    rows = figures.counts["rows"] + figures.recomputed_rows
-    attributes: dict[str, float] = {"requests": figures.requests, "rows": rows, "forwards": figures.batches}
-    attributes |= {f"seconds.{phase}": seconds for phase, seconds in figures.seconds.items()}
+    rows = stats.counts["rows"] + stats.recomputed_rows
+    attributes: dict[str, float] = {"requests": stats.requests, "rows": rows, "forwards": stats.batches}
+    attributes |= {f"seconds.{phase}": seconds for phase, seconds in stats.seconds.items()}
     named = {f"infogain.{name}": value for name, value in attributes.items()}
-    instrument_manual("infogain_step", figures.started, figures.ended, named)
+    instrument_manual("infogain_step", stats.started, stats.ended, named)
 
 
-def take(stats: SchedulerStats | None) -> dict[str, Any] | None:
-    """Our figures, which then are in vLLM's statistics no more."""
-    if stats is None or KEY not in (stats.kv_connector_stats or {}):
+def take(scheduler_stats: SchedulerStats | None) -> dict[str, Any] | None:
+    """The step's stats, which it takes out of vLLM's."""
+    if scheduler_stats is None or KEY not in (scheduler_stats.kv_connector_stats or {}):
         return None
-    assert stats.kv_connector_stats is not None
-    figures = stats.kv_connector_stats.pop(KEY)
-    stats.kv_connector_stats = stats.kv_connector_stats or None
-    return figures
+    assert scheduler_stats.kv_connector_stats is not None
+    stats = scheduler_stats.kv_connector_stats.pop(KEY)
+    scheduler_stats.kv_connector_stats = scheduler_stats.kv_connector_stats or None
+    return stats
 
 
 class InfoGainStatLogger(AggregateStatLoggerBase):
@@ -118,15 +119,13 @@ class InfoGainStatLogger(AggregateStatLoggerBase):
         self._model = vllm_config.model_config.served_model_name
         self._engines = engine_indexes
         self._counters = {
-            figure: [self._new(Counter, name, text) for name, text in metrics] for figure, metrics in COUNTERS.items()
+            key: [self._new(Counter, name, text) for name, text in metrics] for key, metrics in COUNTERS.items()
         }
         self._gauges = {
-            figure: self._new(Gauge, name, text, multiprocess_mode="mostrecent")
-            for figure, (name, text) in GAUGES.items()
+            key: self._new(Gauge, name, text, multiprocess_mode="mostrecent") for key, (name, text) in GAUGES.items()
         }
         self._histograms = {
-            figure: self._new(Histogram, name, text, buckets=buckets)
-            for figure, (name, text, buckets) in HISTOGRAMS.items()
+            key: self._new(Histogram, name, text, buckets=buckets) for key, (name, text, buckets) in HISTOGRAMS.items()
         }
         self._objective_sum = self._new(Gauge, *OBJECTIVE_SUM, multiprocess_mode="sum")
         self._seconds = {
@@ -145,20 +144,20 @@ class InfoGainStatLogger(AggregateStatLoggerBase):
         return {engine: metric.labels(self._model, str(engine)) for engine in self._engines}
 
     def record(self, scheduler_stats, iteration_stats, mm_cache_stats=None, engine_idx: int = 0) -> None:
-        figures = take(scheduler_stats)
-        if figures is None:
+        stats = take(scheduler_stats)
+        if stats is None:
             return
-        amounts = figures | figures["counts"]
-        for figure, counters in self._counters.items():
+        amounts = stats | stats["counts"]
+        for name, counters in self._counters.items():
             for counter in counters:
-                counter[engine_idx].inc(amounts.get(figure, 0))
-        for figure, gauge in self._gauges.items():
-            gauge[engine_idx].set(figures[figure])
-        for figure, histogram in self._histograms.items():
-            for value in figures[figure]:
+                counter[engine_idx].inc(amounts.get(name, 0))
+        for name, gauge in self._gauges.items():
+            gauge[engine_idx].set(stats[name])
+        for name, histogram in self._histograms.items():
+            for value in stats[name]:
                 histogram[engine_idx].observe(value)
-        self._objective_sum[engine_idx].inc(sum(figures["objectives"]))
-        for phase, seconds in figures["seconds"].items():
+        self._objective_sum[engine_idx].inc(sum(stats["objectives"]))
+        for phase, seconds in stats["seconds"].items():
             self._seconds[phase][engine_idx].inc(seconds)
 
     def log_engine_initialized(self) -> None: ...

@@ -21,7 +21,7 @@ from vllm_infogain.engine.batch import Batch
 from vllm_infogain.engine.config_check import check_attention_backends
 from vllm_infogain.engine.graphs import PiecewiseGraphs, forward
 from vllm_infogain.engine.pages import KVPages
-from vllm_infogain.engine.stats import Meter, timed
+from vllm_infogain.engine.stats import StepStatsRecorder, timed
 from vllm_infogain.engine.weights import load_model
 from vllm_infogain.request.from_vllm import logit_columns
 from vllm_infogain.request.params import DecodingParams
@@ -43,7 +43,7 @@ class ModelHost:
         # More than 32 MiB at once, and the C library gives the pages back and faults them in again at every step.
         mib = self.settings.logits_mib or (32 if device.type == "cpu" else 1024)
         self.logit_rows = max(1, (mib << 18) // logit_columns(vllm_config))  # that exist at once, fp32
-        self.meter = Meter()
+        self.stats_recorder = StepStatsRecorder()
         self.model: Any  # vLLM's model interface over nn.Module
         self.kv_caches: list[torch.Tensor] = []
         self.model_memory_usage = 0
@@ -138,11 +138,11 @@ class ModelHost:
         rows = self.vllm_config.scheduler_config.max_num_batched_tokens
         hidden = self._dummy_run(rows)
         logits = self._logits(hidden, torch.arange(min(rows, self.logit_rows), device=self.device))
-        kept = torch.empty(self.settings.klass_mib << 20, dtype=torch.uint8, device=self.device)  # by requests of KLASS
+        klass = torch.empty(self.settings.klass_mib << 20, dtype=torch.uint8, device=self.device)
         most = self.vllm_config.model_config.max_logprobs
         num_candidates = self.defaults.get("num_candidates", DecodingParams.num_candidates)
         rehearse(logits, self.mask_id, self.vocab, num_candidates, self.vocab if most == -1 else most)
-        del kept
+        del klass
 
     def warming_up_model(self) -> None:
         self.profile_run()

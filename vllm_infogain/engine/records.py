@@ -14,9 +14,9 @@ class NextForward:
 
     sequences: int  # 0: the canvas is full
     rows: int  # of each sequence
-    own_pages: int  # KV pages of each sequence but the first; 0: all lie in kept pages
-    kept: int = 0  # states whose K/V are kept, to be computed again if the request loses its pages
-    kept_rows: int = 0  # of each of them
+    own_pages: int  # KV pages of each sequence but the first; 0: all lie in the cached states' own
+    num_cached_states: int = 0  # to be computed again if the request loses its pages
+    cached_rows: int = 0  # of each of them
     final: int = 0  # positions, from the prompt's start, whose K/V are final
 
 
@@ -24,15 +24,15 @@ class NextForward:
 class GroupPlan:
     """What one request may evaluate in this step. Set by the scheduler."""
 
-    sequences: int  # the next so many of what it asked for, or of its kept states
-    state_pages: tuple[tuple[int, ...], ...]  # KV pages of each kept state; without a cache: of the first sequence
-    scratch: tuple[int, ...] = ()  # further KV pages, lent for this step
-    restored: int | None = None  # not what it asked for: its kept states from this one on, lost by a preemption
+    sequences: int  # the next so many of what it asked for, or of its cached states
+    cached_pages: tuple[tuple[int, ...], ...]  # KV pages of each cached state; without a cache: of the first sequence
+    scratch: tuple[int, ...] = ()  # KV pages for its other candidates, for this step only
+    recompute_from: int | None = None  # not what it asked for: its cached states, from this one on, computed again
 
 
 @dataclass
 class StepPlan(SchedulerOutput):
-    """vLLM's scheduler output plus one group plan per scheduled request. Set by the scheduler."""
+    """One engine step: vLLM's scheduler output plus one group plan per scheduled request. Set by the scheduler."""
 
     groups: dict[str, GroupPlan] = field(default_factory=dict)
     params: dict[str, DecodingParams] = field(default_factory=dict)  # of its new requests, as the scheduler parsed them
@@ -42,14 +42,14 @@ class StepPlan(SchedulerOutput):
 
 
 @dataclass(frozen=True)
-class StepFigures:
-    """What the decoders of one step did, summed over its requests. Set by the runner's `Meter`."""
+class StepStats:
+    """What the decoders did in one engine step, summed over its requests. Set by the runner's `StepStatsRecorder`."""
 
     started: int = 0  # ns since the epoch
     ended: int = 0
     requests: int = 0
     batches: int = 0  # forwards of the model, each for all requests
-    recomputed_rows: int = 0  # of kept states that preemptions lost; not among the rows of `counts`
+    recomputed_rows: int = 0  # of cached states that preemptions took; not among the rows of `counts`
     counts: dict[str, int] = field(default_factory=dict)  # by the names of `Report`
     seconds: dict[str, float] = field(default_factory=dict)  # by phase
     objectives: tuple[float, ...] = ()  # J of the candidate taken, of each step that compared some
@@ -61,6 +61,6 @@ class StepResult(ModelRunnerOutput):
     """vLLM's runner output plus what the scheduler needs to plan the next step. Set by the runner."""
 
     next_forwards: dict[str, NextForward] = field(default_factory=dict)
-    # What the front end is told of requests: the report's `figures` and the new `steps`; see progress.py.
+    # What the front end is told of requests: the `report` so far and the new denoising `steps`; see progress.py.
     messages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    figures: StepFigures = field(default_factory=StepFigures)
+    stats: StepStats = field(default_factory=StepStats)

@@ -22,8 +22,8 @@ class RequestState:
     klass_mib: float  # of log-probabilities that the worker keeps for it from step to step
     shares_pages: bool  # with requests of the same prefix and block length: no page of it depends on what lies behind
     next_forward: NextForward  # what it wants evaluated next
-    further_pages: list[list] = field(default_factory=list)  # while it runs: pages of its kept states but the first
-    lost: int | None = None  # after a preemption: the first kept state not computed again yet
+    extra_cached_pages: list[list] = field(default_factory=list)  # while it runs, of its cached states but the first
+    recompute_from: int | None = None  # after a preemption: the first cached state that is not computed again yet
     is_known: bool = False  # to the worker
 
     @classmethod

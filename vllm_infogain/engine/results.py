@@ -8,7 +8,7 @@ import numpy as np
 
 from vllm_infogain.compat import LogprobsLists
 from vllm_infogain.engine.records import NextForward, StepResult
-from vllm_infogain.sampling.canvas_state import Final, Step
+from vllm_infogain.sampling.canvas_state import DenoisingStep, Final
 from vllm_infogain.sampling.decoder import Decoder
 from vllm_infogain.sampling.logprobs import TokenLogprob
 
@@ -40,8 +40,8 @@ def step_result(
     return result
 
 
-def _message(decoder: Decoder, steps: Sequence[Step]) -> dict[str, Any]:
-    message: dict[str, Any] = {"figures": decoder.report.figures(), "steps": [asdict(step) for step in steps]}
+def _message(decoder: Decoder, steps: Sequence[DenoisingStep]) -> dict[str, Any]:
+    message: dict[str, Any] = {"report": decoder.report.totals(), "steps": [asdict(step) for step in steps]}
     if decoder.params.return_trajectory:
         message["canvas_length"] = decoder.params.canvas_length
     return message

@@ -16,7 +16,7 @@ from vllm_infogain.engine.kv_layout import layout
 from vllm_infogain.engine.model_host import ModelHost
 from vllm_infogain.engine.records import GroupPlan, NextForward, StepPlan, StepResult
 from vllm_infogain.engine.results import step_result
-from vllm_infogain.engine.stats import NOTHING_COUNTED, Counted, timed
+from vllm_infogain.engine.stats import NOTHING_RECORDED, Recorded, timed
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.request.settings import parse_settings
 from vllm_infogain.sampling import make_decoder
@@ -32,8 +32,8 @@ class Running:
     """One request on the worker. Owner: the runner."""
 
     decoder: Decoder
-    kept: Pending | None = None  # the sequences of the last refresh, whose K/V its pages hold
-    counted: Counted = NOTHING_COUNTED  # the meter's
+    cached: Pending | None = None  # the sequences of the last refresh, whose K/V its pages hold
+    recorded: Recorded = NOTHING_RECORDED  # the stats recorder's
 
 
 class InfoGainRunner(ModelHost):
@@ -49,7 +49,7 @@ class InfoGainRunner(ModelHost):
     @torch.inference_mode()  # vLLM's workers have it too, but not every path leads through them
     def execute_model(self, plan: StepPlan, intermediate_tensors: object = None) -> StepResult:
         """Evaluate the planned groups, and go on while the plan's pages and rows allow it and nobody has finished."""
-        self.meter.start()
+        self.stats_recorder.start()
         ended = self._update_requests(plan)
         running = {request_id: self.requests[request_id] for request_id in plan.groups}
         finals = {request_id: Final([], []) for request_id in running}
@@ -65,7 +65,7 @@ class InfoGainRunner(ModelHost):
             groups = self._next_groups(plan, next_forwards)
         decoders = {request_id: request.decoder for request_id, request in running.items()}
         result = step_result(decoders, finals, next_forwards, ended)
-        result.figures = self.meter.take(plan, running)
+        result.stats = self.stats_recorder.take(plan, running)
         return result
 
     def _update_requests(self, plan: StepPlan) -> dict[str, Decoder]:
@@ -90,13 +90,13 @@ class InfoGainRunner(ModelHost):
 
     def _evaluate(self, groups: dict[str, GroupPlan]) -> None:
         """One forward of all groups. Afterwards every decoder knows what it wants next."""
-        self.meter.batches += 1
+        self.stats_recorder.batches += 1
         batch, asked = self._prepare(groups)
         hidden = self._forward(batch)
         first = 0
         for turn in self._turns(asked):
             batch_metadata = [decoder.metadata(count) for decoder, count, _ in turn]
-            rows = sum(metadata.offsets.size for metadata in batch_metadata)
+            rows = sum(metadata.canvas_offsets.size for metadata in batch_metadata)
             outputs = self._read(self._logits(hidden, batch.logit_rows[first : first + rows]), batch_metadata)
             first += rows
             self._decide(turn, outputs)
@@ -108,25 +108,27 @@ class InfoGainRunner(ModelHost):
         for request_id, plan in groups.items():
             running = self.requests[request_id]
             pending = running.decoder.pending
-            if plan.restored is not None:
-                assert running.kept is not None
-                pending = replace(running.kept, consumed=plan.restored)
+            if plan.recompute_from is not None:
+                assert running.cached is not None
+                pending = replace(running.cached, consumed=plan.recompute_from)
             else:
                 assert pending is not None
                 asked.append((running.decoder, plan.sequences))
-                if pending.extent.refresh:
-                    running.kept = pending
+                if pending.window.refresh:
+                    running.cached = pending
             sequences.append(self._group(pending, plan, running.decoder.params))
         return build_batch(sequences, self.page_size, self.device), asked
 
     def _group(self, pending: Pending, plan: GroupPlan, params: DecodingParams) -> SequenceGroup:
         part = pending.part(plan.sequences)
-        masked, extent = pending.masked[part], pending.extent
-        if plan.restored is not None:
-            # All of it at once, as it was when it was kept; what it predicts is known.
-            masked, extent = masked[:, :0], replace(extent, rows=range(extent.rows.stop))
+        masked, window = pending.masked[part], pending.window
+        if plan.recompute_from is not None:
+            # All of it at once, as it was when it was cached; what it predicts is known.
+            masked, window = masked[:, :0], replace(window, rows=range(window.rows.stop))
         block = params.block_length if params.block_causal else 0
-        return SequenceGroup(pending.sequences[part], masked, extent, pending.contexts[part], plan, block, params.shift)
+        return SequenceGroup(
+            pending.sequences[part], masked, window, pending.cached_indices[part], plan, block, params.shift
+        )
 
     def _turns(self, asked: list[tuple[Decoder, int]]) -> Iterator[list[tuple[Decoder, int, bool]]]:
         """Cut what was asked for so that a turn's logits fit: decoder, sequences, whether they are its first."""
@@ -157,28 +159,28 @@ class InfoGainRunner(ModelHost):
     def _next_groups(self, plan: StepPlan, next_forwards: dict[str, NextForward]) -> dict[str, GroupPlan]:
         """What the plan's requests want next, whole; nothing if one has finished, or pages or rows do not suffice."""
         groups, rows = {}, 0
-        for request_id, lent in plan.groups.items():
+        for request_id, group in plan.groups.items():
             next_forward = next_forwards[request_id]
             rows += next_forward.sequences * next_forward.rows
             needed = (next_forward.sequences - 1) * next_forward.own_pages
-            if next_forward.sequences == 0 or needed > len(lent.scratch) or rows > plan.row_budget:
+            if next_forward.sequences == 0 or needed > len(group.scratch) or rows > plan.row_budget:
                 return {}
-            groups[request_id] = replace(lent, sequences=next_forward.sequences)
+            groups[request_id] = replace(group, sequences=next_forward.sequences)
         return groups
 
     def _next_forward(self, running: Running) -> NextForward:
-        pending, kept = running.decoder.pending, running.kept
+        pending, cached = running.decoder.pending, running.cached
         if pending is None:
             return NextForward(sequences=0, rows=0, own_pages=0)
         is_block_causal = running.decoder.params.block_causal
-        own = layout(pending.extent, self.page_size, in_order=is_block_causal).own
+        own = layout(pending.window, self.page_size, in_order=is_block_causal).own
         return NextForward(
             sequences=pending.remaining,
-            rows=len(pending.extent.rows),
-            own_pages=0 if pending.extent.refresh else len(own),
-            kept=0 if kept is None else len(kept.sequences),
-            kept_rows=0 if kept is None else kept.extent.rows.stop,
-            final=kept.extent.window.start if kept is not None and is_block_causal else 0,
+            rows=len(pending.window.rows),
+            own_pages=0 if pending.window.refresh else len(own),
+            num_cached_states=0 if cached is None else len(cached.sequences),
+            cached_rows=0 if cached is None else cached.window.rows.stop,
+            final=cached.window.own.start if cached is not None and is_block_causal else 0,
         )
 
     def shutdown(self) -> None:

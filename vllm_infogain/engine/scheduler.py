@@ -2,8 +2,8 @@
 
 A request is planned in sequences: one for a forward of its state, one per distinct candidate for a look-ahead. The
 worker, which has the logits, says after each step what each request wants next (`NextForward`). From admission to its
-end a request holds the KV pages of its kept states (one; a beam keeps several); what its other candidates need of their
-own are scratch pages, lent for one step.
+end a request holds the KV pages of its cached states: of one, or of a beam's several. What its other candidates need of
+their own are scratch pages, for one engine step.
 
 Queues, page accounting, preemption, stopping, abort and statistics are vLLM's own.
 """
@@ -23,7 +23,7 @@ from vllm_infogain.compat import (
 )
 from vllm_infogain.engine.config_check import check_engine
 from vllm_infogain.engine.messages import tell, tell_timed_out
-from vllm_infogain.engine.metrics import StepLedger
+from vllm_infogain.engine.metrics import StepStatsExporter
 from vllm_infogain.engine.records import GroupPlan, StepPlan, StepResult
 from vllm_infogain.engine.request_state import RequestState
 from vllm_infogain.grammar.backend import CanvasBackend, compiled_automaton
@@ -37,8 +37,8 @@ class InfoGainScheduler(Scheduler):
         self.use_v2_model_runner = True  # spares a copy of every token per step that only vLLM's V1 runner reads
         self.settings, _ = parse_settings(self.vllm_config.additional_config)
         self._states: dict[str, RequestState] = {}
-        self._scratch: list = []  # pages lent for the step under way
-        self._ledger = StepLedger(self.vllm_config)
+        self._scratch: list = []  # pages of candidates in the step under way
+        self._stats_exporter = StepStatsExporter(self.vllm_config)
         # Grammars are compiled where vLLM compiles them, but to automata over whole canvases.
         self.structured_output_manager.backend = CanvasBackend(self.vllm_config)
         self._timed_out: list[Request] = []  # whose clients are to be told
@@ -61,15 +61,15 @@ class InfoGainScheduler(Scheduler):
         # At the end of a request and at a preemption.
         super()._free_request_blocks(request)
         state = self._states[request.request_id]
-        for pages in state.further_pages:
+        for pages in state.extra_cached_pages:
             self.kv_cache_manager.block_pool.free_blocks(pages)
-        state.further_pages = []
+        state.extra_cached_pages = []
 
     def _preempt_request(self, request: Request, timestamp: float, drop_stale_output: bool = False) -> None:
         super()._preempt_request(request, timestamp, drop_stale_output)
         state = self._states[request.request_id]
-        if state.next_forward.kept:
-            state.lost = 0
+        if state.next_forward.num_cached_states:
+            state.recompute_from = 0
 
     def _time_out(self) -> None:
         """End requests that have been here for too long; what they hold is free for this step already."""
@@ -98,18 +98,18 @@ class InfoGainScheduler(Scheduler):
         self._time_out()
         self._admit()
         budget = 0 if self._pause_state == PauseState.PAUSED_ALL else self.max_num_scheduled_tokens
-        # Where nobody waits to join, nor watches, the worker may go on for a few forwards: lend it what any of them can
-        # need.
+        # Where nobody waits to join, nor watches, the worker may go on for a few forwards: it gets the scratch
+        # pages that any of them can need.
         states = [self._states[request.request_id] for request in self.running]
         may_go_on = (
             not self.waiting
-            and all(state.lost is None and state.params.stream_mode == "block" for state in states)
+            and all(state.recompute_from is None and state.params.stream_mode == "block" for state in states)
             and sum(state.largest_scratch for state in states) <= self._free_scratch()
         )
         groups: dict[str, GroupPlan] = {}
         planned, passed_over = [], []
         for request in self.running:
-            group = self._plan_group(request, budget, first=not groups, lend_largest=may_go_on)
+            group = self._plan_group(request, budget, first=not groups, give_largest=may_go_on)
             if group is None:
                 passed_over.append(request)
             else:
@@ -136,7 +136,7 @@ class InfoGainScheduler(Scheduler):
                 return
             if state.klass_mib and sum(one.klass_mib for one in (*others, state)) > self.settings.klass_mib:
                 return
-            further = state.params.num_kept_states - 1
+            further = state.params.num_cached_states - 1
             known, computed = None, 0
             if not state.is_known and not further:
                 known, computed, _ = self.kv_cache_manager.get_computed_blocks(request)
@@ -154,7 +154,7 @@ class InfoGainScheduler(Scheduler):
             if blocks is None:
                 return
             pool = self.kv_cache_manager.block_pool
-            state.further_pages = [pool.get_new_blocks(self._pages(state)) for _ in range(further)]
+            state.extra_cached_pages = [pool.get_new_blocks(self._pages(state)) for _ in range(further)]
             if known is not None:
                 self.kv_cache_manager.record_prefix_cache_stats(request, computed)
             request.num_computed_tokens = computed  # what the worker need not compute; told it once
@@ -179,26 +179,26 @@ class InfoGainScheduler(Scheduler):
     def get_grammar_bitmask(self, scheduler_output: SchedulerOutput) -> None:
         """None: the worker has the automata."""
 
-    def _plan_group(self, request: Request, budget: int, first: bool, lend_largest: bool) -> GroupPlan | None:
+    def _plan_group(self, request: Request, budget: int, first: bool, give_largest: bool) -> GroupPlan | None:
         """The part of the request's group that fits, or None. Only the first group of a step may be cut: it is larger
         than the whole budget or the free pages, and waiting would not help."""
         state = self._states[request.request_id]
         next_forward = state.next_forward
-        if state.lost is None:
+        if state.recompute_from is None:
             wanted, rows, own_pages = next_forward.sequences, next_forward.rows, next_forward.own_pages
         else:
-            wanted, rows, own_pages = next_forward.kept - state.lost, next_forward.kept_rows, 0
+            wanted, rows, own_pages = next_forward.num_cached_states - state.recompute_from, next_forward.cached_rows, 0
         fitting = min(wanted, budget // rows, 1 + self._free_scratch() // own_pages if own_pages else wanted)
         if fitting == 0 or (fitting < wanted and not first):
             return None
-        pages = state.largest_scratch if lend_largest else (fitting - 1) * own_pages
+        pages = state.largest_scratch if give_largest else (fitting - 1) * own_pages
         scratch = self.kv_cache_manager.block_pool.get_new_blocks(pages)
         self._scratch += scratch
-        contexts = [
+        cached_pages = [
             tuple(self.kv_cache_manager.get_block_ids(request.request_id)[0]),
-            *(tuple(block.block_id for block in context) for context in state.further_pages),
+            *(tuple(block.block_id for block in pages) for pages in state.extra_cached_pages),
         ]
-        return GroupPlan(fitting, tuple(contexts), tuple(block.block_id for block in scratch), state.lost)
+        return GroupPlan(fitting, tuple(cached_pages), tuple(block.block_id for block in scratch), state.recompute_from)
 
     def _step_plan(self, groups: dict[str, GroupPlan], planned: list[Request]) -> StepPlan:
         unknown = [request for request in planned if not self._states[request.request_id].is_known]
@@ -230,22 +230,22 @@ class InfoGainScheduler(Scheduler):
 
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
         super()._update_after_schedule(scheduler_output)
-        # vLLM's count of computed tokens means nothing here: what is kept of a canvas is the worker's to say.
+        # vLLM's count of computed tokens means nothing here: what is cached of a canvas is the worker's to say.
         for request_id in scheduler_output.num_scheduled_tokens:
             self.requests[request_id].num_computed_tokens = 0
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput):
         assert isinstance(scheduler_output, StepPlan)
-        self._ledger.record(model_runner_output, scratch_pages=len(self._scratch))
+        self._stats_exporter.record(model_runner_output, scratch_pages=len(self._scratch))
         self.kv_cache_manager.block_pool.free_blocks(self._scratch)
         self._scratch = []
         for request_id, group in scheduler_output.groups.items():
-            # A request aborted while the step ran is known no more; one preempted meanwhile has lost all again.
+            # A request aborted while the step ran is known no more; one preempted meanwhile starts over.
             state = self._states.get(request_id)
-            if state is not None and state.lost is not None and group.restored is not None:
-                state.lost = group.restored + group.sequences
-                if state.lost == state.next_forward.kept:
-                    state.lost = None
+            if state is not None and state.recompute_from is not None and group.recompute_from is not None:
+                state.recompute_from = group.recompute_from + group.sequences
+                if state.recompute_from == state.next_forward.num_cached_states:
+                    state.recompute_from = None
         messages = {}
         if isinstance(model_runner_output, StepResult):  # else nothing ran
             for request_id, next_forward in model_runner_output.next_forwards.items():
@@ -266,20 +266,20 @@ class InfoGainScheduler(Scheduler):
         return outputs
 
     def make_stats(self, *args, **kwargs):
-        return self._ledger.attach(super().make_stats(*args, **kwargs))
+        return self._stats_exporter.attach(super().make_stats(*args, **kwargs))
 
     # Sizes.
 
     def _rows(self, request: Request, group: GroupPlan) -> int:
         next_forward = self._states[request.request_id].next_forward
-        return group.sequences * (next_forward.rows if group.restored is None else next_forward.kept_rows)
+        return group.sequences * (next_forward.rows if group.recompute_from is None else next_forward.cached_rows)
 
     def _pages(self, state: RequestState) -> int:
         """KV pages of one sequence."""
         return cdiv(state.length, self.block_size)
 
     def _free_scratch(self) -> int:
-        """Pages that may still be lent in this step."""
+        """Scratch pages that may still be given out in this step."""
         free = self.kv_cache_manager.block_pool.get_num_free_blocks()
         limit = self.settings.scratch_pages
         return min(free, limit - len(self._scratch)) if limit else free

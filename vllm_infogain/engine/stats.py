@@ -1,4 +1,4 @@
-"""Counts on the worker what each step's decoders did, and times its phases."""
+"""Gathers on the worker what the decoders did in each engine step, and times its phases."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,9 +6,9 @@ from functools import wraps
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar, cast
 
-from vllm_infogain.engine.records import StepFigures, StepPlan
+from vllm_infogain.engine.records import StepPlan, StepStats
 
-COUNTED = (  # figures of `Report` that only grow
+COUNTS = (  # numbers of `Report` that only grow
     "steps",
     "bypassed_steps",
     "written",
@@ -19,19 +19,19 @@ COUNTED = (  # figures of `Report` that only grow
     "candidate_rows",
     "candidates",
 )
-figures_of = attrgetter(*COUNTED)
+counts_of = attrgetter(*COUNTS)
 PHASES = ("prepare", "forward", "read", "decide")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-class Counted(NamedTuple):
-    """What of a request's report the meter has counted already."""
+class Recorded(NamedTuple):
+    """What of a request's report is in the stats of earlier steps."""
 
-    figures: tuple[int, ...] = (0,) * len(COUNTED)
+    counts: tuple[int, ...] = (0,) * len(COUNTS)
     objectives: int = 0  # so many of them
 
 
-NOTHING_COUNTED = Counted()
+NOTHING_RECORDED = Recorded()
 
 
 def timed(phase: str) -> Callable[[Method], Method]:
@@ -45,15 +45,15 @@ def timed(phase: str) -> Callable[[Method], Method]:
             try:
                 return method(self, *args, **kwargs)
             finally:
-                self.meter.seconds[phase] += time.perf_counter() - started
+                self.stats_recorder.seconds[phase] += time.perf_counter() - started
 
         return cast(Method, timed_method)
 
     return decorate
 
 
-class Meter:
-    """The figures of the step under way. Owner: the runner."""
+class StepStatsRecorder:
+    """Gathers the `StepStats` of the step under way. Owner: the runner."""
 
     def __init__(self) -> None:
         self.start()
@@ -64,40 +64,40 @@ class Meter:
         self.batches = 0  # forwards of the model
         self.seconds = dict.fromkeys(PHASES, 0.0)
 
-    def take(self, plan: StepPlan, requests: Mapping[str, Any]) -> StepFigures:
-        """What the planned requests did since they were last counted. Their decoders outlive preemptions, and so does
-        what was counted.
+    def take(self, plan: StepPlan, requests: Mapping[str, Any]) -> StepStats:
+        """What the planned requests did since this was last asked. Their decoders outlive preemptions, and so does
+        what was recorded of them.
 
         Args:
             plan: the step's.
             requests: the runner's `Running` by request id.
         """
         if not plan.groups:
-            return StepFigures()
-        counted, uncounted, recomputed = [], [], 0
+            return StepStats()
+        earlier, later, recomputed = [], [], 0
         objectives: list[float] = []
         token_entropies = []
         for request_id, group in plan.groups.items():
             running = requests[request_id]
-            report, before = running.decoder.report, running.counted
-            now = Counted(figures_of(report), len(report.objectives))
-            counted.append(before.figures)
-            uncounted.append(now.figures)
+            report, before = running.decoder.report, running.recorded
+            now = Recorded(counts_of(report), len(report.objectives))
+            earlier.append(before.counts)
+            later.append(now.counts)
             objectives += report.objectives[before.objectives : now.objectives]
-            running.counted = now
+            running.recorded = now
             if running.decoder.pending is None and report.written:
                 token_entropies.append(report.cumulative_entropy / report.written)
-            if group.restored is not None:
-                recomputed += group.sequences * running.kept.extent.rows.stop
-        pairs = zip(zip(*counted, strict=True), zip(*uncounted, strict=True), strict=True)
+            if group.recompute_from is not None:
+                recomputed += group.sequences * running.cached.window.rows.stop
+        pairs = zip(zip(*earlier, strict=True), zip(*later, strict=True), strict=True)
         counts = [sum(new) - sum(old) for old, new in pairs]
-        return StepFigures(
+        return StepStats(
             started=self._started,
             ended=time.time_ns(),
             requests=len(plan.groups),
             batches=self.batches,
             recomputed_rows=recomputed,
-            counts=dict(zip(COUNTED, counts, strict=True)),
+            counts=dict(zip(COUNTS, counts, strict=True)),
             seconds=self.seconds,
             objectives=tuple(objectives),
             token_entropies=tuple(token_entropies),

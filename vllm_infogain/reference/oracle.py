@@ -1,8 +1,9 @@
 """The slow, plain sampler the engine is tested against: one sequence at a time, no pages, no batch, no carried logits.
 
-It shares with the engine what has tests of its own: the reading and the proposal of actions (and so the random draws),
-the schedule, the canvas that decoding starts from, and whether a text can still match a grammar. Nothing else: every
-state and every candidate gets a forward of its own, and H, C and J are written out from their definition in float64.
+It shares with the engine what has tests of its own: what is read off logits, the proposal of actions (and so the
+random draws), the schedule, the canvas that decoding starts from, and whether a text can still match a grammar. Nothing
+else: every state and every candidate gets a forward of its own, and H, C and J are written out from their definition in
+float64.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from vllm_infogain.grammar.automaton import TokenAutomaton, is_completable
 from vllm_infogain.request.canvas import initial_canvas, stops_from
 from vllm_infogain.request.constraints import Constraints
 from vllm_infogain.request.params import DecodingParams
-from vllm_infogain.sampling.actions import propose, step_generator, step_key
+from vllm_infogain.sampling.actions import propose, step_generator, step_rng_key
 from vllm_infogain.sampling.best_of_n import generation_seeds
 from vllm_infogain.sampling.block_view import BlockView
 from vllm_infogain.sampling.metadata import PositionStatistics, SamplingMetadata
@@ -31,15 +32,15 @@ class Model(Protocol):
         before matter to a block-causal model, which is called without what lies behind it."""
 
 
-class KeepingModel(Model, Protocol):
+class CachingModel(Model, Protocol):
     """What the caches `prefix` and `dual` need."""
 
-    def keep(self, input_ids: torch.Tensor) -> Any:
+    def cache(self, input_ids: torch.Tensor) -> Any:
         """Keys and values of every position of input_ids [1, length]."""
 
-    def window(self, input_ids: torch.Tensor, rows: range, kept: Any) -> torch.Tensor:
+    def window(self, input_ids: torch.Tensor, rows: range, cached: Any) -> torch.Tensor:
         """Logits [1, rows, vocab] of the positions `rows` of input_ids [1, length]; keys and values of other positions
-        are the kept ones, but for a row that predicts one of these."""
+        are the cached ones, but for a row that predicts one of these."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Branch:
     block_step: int = 0
     idle_steps: int = 0  # of the block's schedule, which wrote nothing
     previous: dict[int, torch.Tensor] = field(default_factory=dict)  # log-probabilities [columns] one step earlier
-    kept: Any = None  # keys and values of the state at the last refresh
+    cached: Any = None  # keys and values of the state at the last refresh
 
     @property
     def cumulative_entropy(self) -> float:
@@ -172,15 +173,15 @@ class _Oracle:
         branch = self.refresh(branch)
         state, params = branch.state, self.params
         first, last = self.block_of(state)
-        places, scope = self.masked(state, first, last), self.scope(state, first, last)
-        reading = self.read(branch, places)
-        offsets = np.array(places) - self.start
-        view = BlockView(reading, offsets, self.log_frequencies, masked_elsewhere=len(scope) > len(places))
+        positions, scope = self.masked(state, first, last), self.scope(state, first, last)
+        statistics = self.read(branch, positions)
+        canvas_offsets = np.array(positions) - self.start
+        view = BlockView(statistics, canvas_offsets, self.log_frequencies, masked_elsewhere=len(scope) > len(positions))
         schedule_step, written = self.written(branch)
         proposal = propose(view, params, written, step_generator(params.seed, len(branch.steps)))
         actions: list[Action] = [
-            [(places[index], token) for index, token in zip(positions, tokens, strict=True)]
-            for positions, tokens in zip(proposal.positions.tolist(), proposal.tokens.tolist(), strict=True)
+            [(positions[index], token) for index, token in zip(indices, tokens, strict=True)]
+            for indices, tokens in zip(proposal.masked_indices.tolist(), proposal.tokens.tolist(), strict=True)
         ]
         logits = self.logits(branch, state, scope)
         entropy = dict(zip(scope, entropies(logits), strict=True))
@@ -188,8 +189,8 @@ class _Oracle:
         is_compared = len(actions) > 1 or params.sampler == "beam"
         objective = [self.objective(branch, action, entropy) if is_compared else 0.0 for action in actions]
         previous: dict[int, torch.Tensor] = {}
-        if reading.log_probabilities is not None:
-            previous = dict(zip(places, reading.log_probabilities, strict=True))
+        if statistics.log_probabilities is not None:
+            previous = dict(zip(positions, statistics.log_probabilities, strict=True))
         children = []
         for chosen, (action, gain) in enumerate(zip(actions, objective, strict=True)):
             after = self.apply(state, action)
@@ -202,7 +203,7 @@ class _Oracle:
                 logprobs=[float(log_probability[position][token]) for position, token in action],
                 bypassed=params.looks_ahead
                 and len(actions) == 1
-                and all(self.is_sure(log_probability[place]) for place, _ in action),
+                and all(self.is_sure(log_probability[position]) for position, _ in action),
             )
             is_finished = not self.masked(after, first, last)
             children.append(
@@ -213,31 +214,31 @@ class _Oracle:
                     0 if is_finished else branch.block_step + 1,
                     0 if is_finished else schedule_step - branch.block_step,
                     {} if is_finished else previous,
-                    branch.kept,
+                    branch.cached,
                 )
             )
         return children
 
     def refresh(self, branch: Branch) -> Branch:
-        """The branch with keys and values kept anew, where it is time."""
+        """The branch with keys and values cached anew, where it is time."""
         every, step = self.params.cache_refresh, branch.block_step
         if self.params.cache == "none" or (step > 0 and (every == 0 or step % every > 0)):
             return branch
-        return replace(branch, kept=cast(KeepingModel, self.model).keep(torch.tensor([branch.state])))
+        return replace(branch, cached=cast(CachingModel, self.model).cache(torch.tensor([branch.state])))
 
-    def read(self, branch: Branch, places: list[int]) -> PositionStatistics:
+    def read(self, branch: Branch, positions: list[int]) -> PositionStatistics:
         """What the proposal sees of the state: the rows of the block's masked positions, and what is drawn there."""
         metadata = SamplingMetadata(
             self.params,
-            np.array([places]) - self.start,
-            np.array([step_key(self.params.seed, len(branch.steps))]),
+            np.array([positions]) - self.start,
+            np.array([step_rng_key(self.params.seed, len(branch.steps))]),
             np.array([branch.state[self.start : self.end]]),
             stops_from=stops_from(self.params, self.mask_id),
             automaton=self.automaton,
-            previous=torch.stack([branch.previous[place] for place in places]) if branch.previous else None,
+            previous=torch.stack([branch.previous[position] for position in positions]) if branch.previous else None,
         )
-        (output,) = read(self.rows(branch, branch.state, places), [metadata], self.mask_id, self.vocab)
-        return output.readings[0]
+        (output,) = read(self.rows(branch, branch.state, positions), [metadata], self.mask_id, self.vocab)
+        return output.statistics[0]
 
     def result(self, branch: Branch) -> OracleResult | None:
         """The answer, if the canvas is full or a finished block holds a stop token."""
@@ -270,31 +271,31 @@ class _Oracle:
             return 0.0
         return sum(values) / (len(values) if self.params.state_uncertainty == "mean" else 1)
 
-    def rows(self, branch: Branch, state: list[int], places: list[int]) -> torch.Tensor:
+    def rows(self, branch: Branch, state: list[int], positions: list[int]) -> torch.Tensor:
         """The model's logits [places, columns] fp32 of the branch's state, or of an outcome of it."""
         first, last = self.block_of(branch.state)
         ids = torch.tensor([state])
         if self.params.block_causal:
-            return self.model(ids[:, :last])[0, places].float()
+            return self.model(ids[:, :last])[0, positions].float()
         if self.params.cache == "none":
-            return self.model(ids)[0, places].float()
+            return self.model(ids)[0, positions].float()
         window = range(first, last if self.params.cache == "dual" else len(state))
-        logits = cast(KeepingModel, self.model).window(ids, window, branch.kept)
-        return logits[0, [place - first for place in places]].float()
+        logits = cast(CachingModel, self.model).window(ids, window, branch.cached)
+        return logits[0, [position - first for position in positions]].float()
 
-    def logits(self, branch: Branch, state: list[int], places: list[int]) -> torch.Tensor:
+    def logits(self, branch: Branch, state: list[int], positions: list[int]) -> torch.Tensor:
         """`rows`, with EOS paying its penalty and -inf for what the request's constraints bar. The mask token and
         padding, which are never written either, have their share of the distribution all the same."""
-        logits, constraints = self.rows(branch, state, places), self.params.constraints
+        logits, constraints = self.rows(branch, state, positions), self.params.constraints
         logits[:, list(self.params.eos_ids)] -= self.params.eos_penalty
         for token, bias in constraints.logit_bias:
             logits[:, token] += bias
         is_infilling = any(token != self.mask_id for token in self.initial)
         if not (is_infilling or self.automaton or constraints != Constraints()):
             return logits
-        for row, place in zip(logits, places, strict=True):
+        for row, position in zip(logits, positions, strict=True):
             for token in range(len(row)):
-                if not self.is_allowed(state, place, token):
+                if not self.is_allowed(state, position, token):
                     row[token] = -torch.inf
         return logits
 
@@ -304,17 +305,17 @@ class _Oracle:
         text[self.mask_id] = -torch.inf
         return bool(text.max().exp() > self.params.bypass_threshold)
 
-    def is_allowed(self, state: list[int], place: int, token: int) -> bool:
+    def is_allowed(self, state: list[int], position: int, token: int) -> bool:
         constraints = self.params.constraints
         if constraints.allowed_ids and token not in constraints.allowed_ids:
             return False
-        offset, after = place - self.start, self.apply(state, [(place, token)])[self.start : self.end]
-        stands_behind = any(token != self.mask_id for token in self.initial[offset + 1 :])
-        stops_early = offset < constraints.min_tokens or (stands_behind and self.automaton is None)
+        canvas_offset, after = position - self.start, self.apply(state, [(position, token)])[self.start : self.end]
+        stands_behind = any(token != self.mask_id for token in self.initial[canvas_offset + 1 :])
+        stops_early = canvas_offset < constraints.min_tokens or (stands_behind and self.automaton is None)
         if token in self.params.stop_ids and stops_early:
             return False
         for word in constraints.banned:
-            starts = range(max(0, offset - len(word) + 1), offset + 1)
+            starts = range(max(0, canvas_offset - len(word) + 1), canvas_offset + 1)
             if any(after[start : start + len(word)] == list(word) for start in starts):
                 return False
         if self.automaton is None:

@@ -144,8 +144,8 @@ class DecodingParams:
         return behind + self.shift  # the row that the block's first position is read off lies before it
 
     @property
-    def num_kept_states(self) -> int:
-        """The largest number of states whose keys and values are kept side by side; 1 also where none are kept."""
+    def num_cached_states(self) -> int:
+        """The largest number of states whose keys and values are cached side by side; 1 also where none are."""
         if not self.is_cached:
             return 1
         return {"beam": self.beam_width, "best_of_n": self.num_generations}.get(self.sampler, 1)

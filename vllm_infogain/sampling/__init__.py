@@ -29,8 +29,8 @@ def make_decoder(
         params: how to decode; the canvas follows the prompt.
         mask_id: the model's mask token.
         log_frequencies: [vocab] log-frequencies of a background text, for the sampler `pc`.
-        computed: positions of the prompt, from its start, whose final K/V every context has already; whole blocks of
-            a block-causal model, else 0.
+        computed: positions of the prompt, from its start, whose final K/V every cached state has already; whole blocks
+            of a block-causal model, else 0.
         automaton: what the canvas must match, if `params.is_structured`.
     """
     canvas = CanvasState(prompt, params, mask_id, log_frequencies, computed, automaton)

@@ -1,7 +1,7 @@
 """Proposing actions: which positions to write next, and with which tokens. Pure functions on arrays.
 
-An action writes `written` of the `masked` positions of the active block. Positions are indices into the block's
-masked positions in canvas order; ties always go to the lower index.
+An action writes `written` of the `masked` positions of the active block. Positions are given as masked indices:
+counted among the block's masked positions in canvas order. Ties always go to the lower index.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from vllm_infogain.sampling.scores import HELD_BACK, count_to_write, held_back, 
 class Proposal:
     """The distinct actions of one step; the first is the greedy one."""
 
-    positions: np.ndarray  # [candidates, written] int64, ascending in each row
+    masked_indices: np.ndarray  # [candidates, written] int64, ascending in each row
     tokens: np.ndarray  # [candidates, written] int64
     bypassed: bool = False  # by look-ahead: nothing to compare, and every position it writes is surer than gamma
 
 
-def step_key(seed: int, step: int) -> int:
+def step_rng_key(seed: int, step: int) -> int:
     """63 bits that the random numbers of one step of one request derive from.
 
     They depend on nothing else, so a request draws the same numbers in any batch, and after a preemption.
@@ -34,7 +34,7 @@ def step_key(seed: int, step: int) -> int:
 
 def step_generator(seed: int, step: int) -> np.random.Generator:
     """The random numbers by which a step chooses positions; its tokens are drawn on the device, from the same key."""
-    return np.random.Generator(np.random.PCG64(step_key(seed, step)))
+    return np.random.Generator(np.random.PCG64(step_rng_key(seed, step)))
 
 
 def choose_positions(scores: np.ndarray, written: int, temperature: float, rng: np.random.Generator) -> np.ndarray:
@@ -56,19 +56,19 @@ def sure_positions(top_probability: np.ndarray, threshold: float, limit: int) ->
     return sure[(-top_probability[sure]).argsort(kind="stable")[:limit]]
 
 
-def distinct(positions: np.ndarray, tokens: np.ndarray) -> Proposal:
+def distinct(masked_indices: np.ndarray, tokens: np.ndarray) -> Proposal:
     """Sort each action by position and drop all but the first of equal (position, token) sets."""
-    rows = np.arange(len(positions))[:, None]
-    if positions.shape[1] > 1:
-        order = positions.argsort(-1)
-        positions, tokens = positions[rows, order], tokens[rows, order]
+    rows = np.arange(len(masked_indices))[:, None]
+    if masked_indices.shape[1] > 1:
+        order = masked_indices.argsort(-1)
+        masked_indices, tokens = masked_indices[rows, order], tokens[rows, order]
     first: dict[bytes, int] = {}
-    for index, action in enumerate(np.concatenate([positions, tokens], -1)):
+    for index, action in enumerate(np.concatenate([masked_indices, tokens], -1)):
         first.setdefault(action.tobytes(), index)
-    if len(first) < len(positions):
+    if len(first) < len(masked_indices):
         keep = list(first.values())
-        positions, tokens = positions[keep], tokens[keep]
-    return Proposal(positions, tokens)
+        masked_indices, tokens = masked_indices[keep], tokens[keep]
+    return Proposal(masked_indices, tokens)
 
 
 def propose(view: BlockView, params: DecodingParams, written: int, rng: np.random.Generator) -> Proposal:
@@ -78,13 +78,13 @@ def propose(view: BlockView, params: DecodingParams, written: int, rng: np.rando
     """
     if params.looks_ahead:
         proposal = propose_candidates(view, params, written, rng)
-        least = view.reading.top_probability[proposal.positions].min()
-        return replace(proposal, bypassed=len(proposal.positions) == 1 and bool(least > params.bypass_threshold))
+        least = view.statistics.top_probability[proposal.masked_indices].min()
+        return replace(proposal, bypassed=len(proposal.masked_indices) == 1 and bool(least > params.bypass_threshold))
     scores = position_score(params.sampler, view, params, rng)
-    scores = np.where(held_back(view.reading.tokens, params), HELD_BACK, scores)
+    scores = np.where(held_back(view.statistics.tokens, params), HELD_BACK, scores)
     written = count_to_write(scores[0], view, params, written)
-    positions = np.sort(choose_positions(scores, written, params.tau_position, rng))
-    return Proposal(positions, view.reading.tokens[:1, positions[0]])
+    masked_indices = np.sort(choose_positions(scores, written, params.tau_position, rng))
+    return Proposal(masked_indices, view.statistics.tokens[:1, masked_indices[0]])
 
 
 def propose_candidates(view: BlockView, params: DecodingParams, written: int, rng: np.random.Generator) -> Proposal:
@@ -96,13 +96,13 @@ def propose_candidates(view: BlockView, params: DecodingParams, written: int, rn
     There is only one if sure positions make up the whole action (bypass), or if the action settles all that counts
     for H(z): then H(z') = 0 and C are the same for every candidate, J ties, and the greedy action wins.
     """
-    reading = view.reading
-    tokens = reading.tokens  # [candidates, masked], the greedy action's first
+    statistics = view.statistics
+    tokens = statistics.tokens  # [candidates, masked], the greedy action's first
     count, masked = tokens.shape
     if written == masked and not view.masked_elsewhere:
         return Proposal(np.arange(masked)[None], tokens[:1])
     waits = held_back(tokens, params)
-    sure = sure_positions(np.where(waits[0], -1.0, reading.top_probability), params.bypass_threshold, written)
+    sure = sure_positions(np.where(waits[0], -1.0, statistics.top_probability), params.bypass_threshold, written)
     is_last = written == masked  # which takes what is left, whatever the mode
     if len(sure) == written or (len(sure) and params.bypass_mode == "only" and not is_last):
         sure = np.sort(sure)
@@ -114,9 +114,9 @@ def propose_candidates(view: BlockView, params: DecodingParams, written: int, rn
         scores[:, sure] = -np.inf
         tokens[:, sure] = tokens[0, sure]  # fixed means the same in every candidate
     free = written - len(sure)
-    positions = np.concatenate(
+    masked_indices = np.concatenate(
         [choose_positions(scores[:1], free, 0.0, rng), choose_positions(scores[1:], free, params.tau_position, rng)]
     )
     if len(sure):
-        positions = np.concatenate([np.broadcast_to(sure, (count, len(sure))), positions], -1)
-    return distinct(positions, tokens[np.arange(count)[:, None], positions])
+        masked_indices = np.concatenate([np.broadcast_to(sure, (count, len(sure))), masked_indices], -1)
+    return distinct(masked_indices, tokens[np.arange(count)[:, None], masked_indices])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vllm_infogain.sampling.actions import Proposal, step_key
+from vllm_infogain.sampling.actions import Proposal, step_rng_key
 from vllm_infogain.sampling.canvas_state import CanvasState, Final
 from vllm_infogain.sampling.decoder import Decoder, Pending
 from vllm_infogain.sampling.metadata import PositionStatistics, SamplerOutput, SamplingMetadata
@@ -21,7 +21,7 @@ from vllm_infogain.sampling.objective import action_cost, settled_objective, sta
 @dataclass
 class Hypothesis:
     canvas: CanvasState
-    context: int  # whose K/V it extends: its own from the last refresh, or its parent's
+    cached_index: int  # the cached state that it extends: its own of the last refresh, or its parent's
     score: float = 0.0  # g: the sum of J over its actions
 
 
@@ -32,7 +32,7 @@ class Expansion:
     sequence: int  # index among the pending sequences
     score: float  # g of the hypothesis it leads to
     spent: float  # the cumulative entropy of that hypothesis, nats
-    reading: PositionStatistics
+    statistics: PositionStatistics
 
 
 class BeamDecoder(Decoder):
@@ -41,7 +41,7 @@ class BeamDecoder(Decoder):
     def __init__(self, canvas: CanvasState) -> None:
         super().__init__(canvas.params)
         self._final = Final([], [])
-        self._live = [Hypothesis(canvas, context=0)]
+        self._live = [Hypothesis(canvas, cached_index=0)]
         self._done: list[Hypothesis] = []
         self._proposals: list[tuple[Proposal, PositionStatistics]] = []  # of each live hypothesis; empty: states pend
         self._origin: list[tuple[int, int]] = []  # hypothesis and action of each pending sequence
@@ -57,8 +57,8 @@ class BeamDecoder(Decoder):
         assert self.pending is not None
         step = self._live[0].canvas.steps + bool(self._proposals)
         part = self.pending.part(count)
-        keys = np.full(count, step_key(self.params.seed, step))
-        return self._live[0].canvas.metadata(self.pending.sequences[part], self.pending.masked[part], keys)
+        rng_keys = np.full(count, step_rng_key(self.params.seed, step))
+        return self._live[0].canvas.metadata(self.pending.sequences[part], self.pending.masked[part], rng_keys)
 
     def take_final(self) -> Final:
         final, self._final = self._final, Final([], [])
@@ -66,19 +66,19 @@ class BeamDecoder(Decoder):
 
     def consume(self, count: int, output: SamplerOutput, *, first_of_forward: bool = True) -> None:
         pending, first = self._receive(count, first_of_forward)
-        readings = [output.readings[index] for index in range(count)]
+        arrived = [output.statistics[index] for index in range(count)]
         if self._proposals:
-            self._score(pending, first, readings)
+            self._score(pending, first, arrived)
             if pending.remaining == 0:
                 self.report.candidates += len(pending.sequences)
                 self._keep_best()
             return
-        self._states += readings
+        self._states += arrived
         if pending.remaining == 0:
-            if pending.extent.refresh:
+            if pending.window.refresh:
                 for index, hypothesis in enumerate(self._live):
                     hypothesis.canvas.refreshed()
-                    hypothesis.context = index
+                    hypothesis.cached_index = index
             states, self._states = self._states, []
             self._expand(states)
 
@@ -93,16 +93,16 @@ class BeamDecoder(Decoder):
             return
         canvas = self._live[0].canvas  # all are at the same step of the same block
         sequences = np.stack([hypothesis.canvas.state for hypothesis in self._live])
-        contexts = np.array([hypothesis.context for hypothesis in self._live])
+        cached_indices = np.array([hypothesis.cached_index for hypothesis in self._live])
         if canvas.needs_refresh:
-            contexts = np.arange(len(self._live))
-        self.pending = Pending(sequences, canvas.masked(sequences), canvas.extent(), contexts)
+            cached_indices = np.arange(len(self._live))
+        self.pending = Pending(sequences, canvas.masked(sequences), canvas.forward_window(), cached_indices)
 
     def _expand(self, states: list[PositionStatistics]) -> None:
-        """Propose the actions of every live hypothesis from its state's reading, and ask for all their outcomes."""
+        """Propose the actions of every live hypothesis from its state's statistics, and ask for all their outcomes."""
         proposals = [
-            (hypothesis.canvas.propose(reading), reading)
-            for hypothesis, reading in zip(self._live, states, strict=True)
+            (hypothesis.canvas.propose(statistics), statistics)
+            for hypothesis, statistics in zip(self._live, states, strict=True)
         ]
         outcomes = [
             hypothesis.canvas.outcomes(proposal)
@@ -112,37 +112,39 @@ class BeamDecoder(Decoder):
         masked = canvas.masked(sequences)
         if masked.shape[1] == 0:
             # Every hypothesis has one action, which settles its state: H(z') = 0, and J needs no forward.
-            for hypothesis, (proposal, reading) in zip(self._live, proposals, strict=True):
-                hypothesis.score += float(self._settled_gain(proposal, reading)[0])
-                hypothesis.canvas.write(proposal, 0, reading, [])
+            for hypothesis, (proposal, statistics) in zip(self._live, proposals, strict=True):
+                hypothesis.score += float(self._settled_gain(proposal, statistics)[0])
+                hypothesis.canvas.write(proposal, 0, statistics, [])
             self._done += [hypothesis for hypothesis in self._live if hypothesis.canvas.is_done]
             self._live = [hypothesis for hypothesis in self._live if not hypothesis.canvas.is_done]
             self._await_states()
             return
         self._proposals = proposals
-        self._settled = np.concatenate([self._settled_gain(proposal, reading) for proposal, reading in proposals])
+        self._settled = np.concatenate([self._settled_gain(proposal, statistics) for proposal, statistics in proposals])
         self._spent = np.concatenate(
             [
-                hypothesis.canvas.cumulative_entropy + action_cost(reading.entropy, proposal.positions)
-                for hypothesis, (proposal, reading) in zip(self._live, proposals, strict=True)
+                hypothesis.canvas.cumulative_entropy + action_cost(statistics.entropy, proposal.masked_indices)
+                for hypothesis, (proposal, statistics) in zip(self._live, proposals, strict=True)
             ]
         )
         self._gains = [[] for _ in proposals]
         self._origin = [(parent, action) for parent, group in enumerate(outcomes) for action in range(len(group))]
-        contexts = np.repeat([hypothesis.context for hypothesis in self._live], [len(group) for group in outcomes])
-        self.pending = Pending(sequences, masked, canvas.extent(), contexts, are_outcomes=True)
+        cached_indices = np.repeat(
+            [hypothesis.cached_index for hypothesis in self._live], [len(group) for group in outcomes]
+        )
+        self.pending = Pending(sequences, masked, canvas.forward_window(), cached_indices, are_outcomes=True)
 
-    def _score(self, pending: Pending, first: int, readings: list[PositionStatistics]) -> None:
+    def _score(self, pending: Pending, first: int, arrived: list[PositionStatistics]) -> None:
         """g of the expansions that have come; keep those that may survive."""
-        entropy = np.stack([reading.entropy for reading in readings])
+        entropy = np.stack([statistics.entropy for statistics in arrived])
         after = state_uncertainty(entropy, self.params.state_uncertainty)
         # fp32, as where one hypothesis compares its candidates: what ties there ties here.
-        gains = (self._settled[first : first + len(readings)] - after).astype(np.float32).tolist()
-        for sequence, (gain, reading) in enumerate(zip(gains, readings, strict=True), start=first):
+        gains = (self._settled[first : first + len(arrived)] - after).astype(np.float32).tolist()
+        for sequence, (gain, statistics) in enumerate(zip(gains, arrived, strict=True), start=first):
             parent, _ = self._origin[sequence]
             self._gains[parent].append(gain)
             hypothesis, spent = self._live[parent], float(self._spent[sequence])
-            self._expansions.append(Expansion(sequence, hypothesis.score + gain, spent, reading))
+            self._expansions.append(Expansion(sequence, hypothesis.score + gain, spent, statistics))
         # A stable sort: of equals the earlier one survives. Equal states are one hypothesis, reached by two orders:
         # the cheaper one, which the score would also say, but for a cost weight of 0.
         self._expansions.sort(key=lambda expansion: -expansion.score)
@@ -153,26 +155,26 @@ class BeamDecoder(Decoder):
                 survivors[state] = expansion  # in the place of the first
         self._expansions = list(survivors.values())[: self.params.beam_width - len(self._done)]
 
-    def _settled_gain(self, proposal: Proposal, reading: PositionStatistics) -> np.ndarray:
+    def _settled_gain(self, proposal: Proposal, statistics: PositionStatistics) -> np.ndarray:
         """J of each action [candidates], were it to settle the state."""
-        now = state_uncertainty(reading.entropy, self.params.state_uncertainty)
-        return settled_objective(self.params, now, action_cost(reading.entropy, proposal.positions))
+        now = state_uncertainty(statistics.entropy, self.params.state_uncertainty)
+        return settled_objective(self.params, now, action_cost(statistics.entropy, proposal.masked_indices))
 
     def _keep_best(self) -> None:
-        """Write the surviving actions; their readings are the next step's."""
+        """Write the surviving actions; their statistics are the next step's."""
         expansions, self._expansions = self._expansions, []
         live, states = [], []
         for expansion in expansions:
             parent, action = self._origin[expansion.sequence]
             proposal, before = self._proposals[parent]
-            hypothesis = Hypothesis(self._live[parent].canvas.fork(), self._live[parent].context, expansion.score)
+            hypothesis = Hypothesis(self._live[parent].canvas.fork(), self._live[parent].cached_index, expansion.score)
             gains = self._gains[parent]
             hypothesis.canvas.write(proposal, action, before, gains if len(gains) > 1 else [])
             if hypothesis.canvas.is_done:
                 self._done.append(hypothesis)
             else:
                 live.append(hypothesis)
-                states.append(expansion.reading)
+                states.append(expansion.statistics)
         self._live = live
         if live and not live[0].canvas.needs_refresh:
             self._expand(states)

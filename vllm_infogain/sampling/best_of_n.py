@@ -37,7 +37,8 @@ class BestOfNDecoder(Decoder):
         assert self.pending is not None
         parts = [generation.metadata(1) for generation in self._waiting[self.pending.part(count)]]
         merged = {
-            name: np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "offsets", "canvases")
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("rng_keys", "canvas_offsets", "canvases")
         }
         return dataclasses.replace(parts[0], params=self.params, **merged)
 
@@ -48,7 +49,7 @@ class BestOfNDecoder(Decoder):
     def consume(self, count: int, output: SamplerOutput, *, first_of_forward: bool = True) -> None:
         pending, first = self._receive(count, first_of_forward)
         for index in range(count):
-            self._waiting[first + index].consume(1, SamplerOutput({0: output.readings[index]}, NOTHING, 0))
+            self._waiting[first + index].consume(1, SamplerOutput({0: output.statistics[index]}, NOTHING, 0))
         if pending.remaining == 0:
             self._gather()
 
@@ -61,8 +62,8 @@ class BestOfNDecoder(Decoder):
             self.pending = Pending(
                 np.concatenate([part.sequences for _, part, _ in going]),
                 np.concatenate([part.masked for _, part, _ in going]),
-                going[0][1].extent,
-                contexts=np.array([index if self.params.is_cached else 0 for index, _, _ in going]),
+                going[0][1].window,
+                cached_indices=np.array([index if self.params.is_cached else 0 for index, _, _ in going]),
             )
             return
         best = min(self._generations, key=lambda generation: generation.canvas.cumulative_entropy)

@@ -11,7 +11,7 @@ from vllm_infogain.sampling.metadata import PositionStatistics
 class BlockView:
     """What a sampler sees of the state at one step: the active block's masked positions, in canvas order."""
 
-    reading: PositionStatistics  # of these positions alone
-    offsets: np.ndarray  # [masked] int64: places in the canvas
+    statistics: PositionStatistics  # of these positions alone
+    canvas_offsets: np.ndarray  # [masked] int64: of these positions
     log_frequencies: np.ndarray | None = None  # [vocab] of a background text, for PC
     masked_elsewhere: bool = False  # positions outside the block count for H(z) too

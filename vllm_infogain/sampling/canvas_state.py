@@ -20,8 +20,8 @@ from vllm_infogain.sampling.schedule import Block, next_write, plan_blocks
 
 
 @dataclass(frozen=True)
-class Step:
-    """One action taken. Positions are offsets in the canvas; entropies are in nats, from before the action."""
+class DenoisingStep:
+    """One action, written. Positions are canvas offsets; entropies are in nats, from before the action."""
 
     positions: list[int]
     tokens: list[int]
@@ -68,14 +68,14 @@ class CanvasState:
         self.block_start = self.canvas_start  # the first position of the active block that is part of the canvas
         self.block_step = 0  # steps taken in the active block
         self.idle_steps = 0  # steps of its schedule that wrote nothing: passed over without a forward
-        self.computed = computed  # positions, from the prompt's start, whose final K/V are kept; read if block-causal
+        self.computed = computed  # positions, from the prompt's start, whose final K/V are cached; read if block-causal
         self.cumulative_entropy = 0.0  # nats
         self.steps = 0
         self.bypassed_steps = 0
         self.written = 0  # positions
         self.objectives: list[float] = []  # J of the candidate taken, of each step that compared some
-        self.trajectory: list[Step] = []  # kept only if asked for
-        self._logprobs: dict[int, TokenLogprob] = {}  # by position, of the active block; kept only if asked for
+        self.trajectory: list[DenoisingStep] = []  # recorded only if asked for
+        self._logprobs: dict[int, TokenLogprob] = {}  # by position, of the active block; recorded only if asked for
         self._refreshed_at = -1  # the step before which K/V were last refreshed
         self._previous: tuple[np.ndarray, torch.Tensor] | None = None  # positions and log-probabilities, for KLASS
         self._final = Final([], [])  # not taken yet
@@ -125,37 +125,37 @@ class CanvasState:
 
     @property
     def needs_refresh(self) -> bool:
-        """Whether the next forward is to compute anew what is kept outside the window."""
+        """Whether the next forward is to compute anew what is cached outside the window."""
         params = self.params
         if not params.is_cached or self._refreshed_at == self.steps:
             return False
-        # What is kept of a block-causal model is final, not approximate: it grows with each block and never ages.
+        # What is cached of a block-causal model is final, not approximate: it grows with each block and never ages.
         ages = params.cache_refresh > 0 and not params.block_causal
         return self.block_step == 0 or (ages and self.block_step % params.cache_refresh == 0)
 
-    def extent(self) -> ForwardWindow:
+    def forward_window(self) -> ForwardWindow:
         """Of the next forward, of the state or of its candidates."""
         refresh = self.needs_refresh
         if self.params.block_causal:
-            window = range(self.block_origin, self.block_end)
-            return ForwardWindow(range(self.computed, window.stop) if refresh else window, window, window.stop, refresh)
+            own = range(self.block_origin, self.block_end)
+            return ForwardWindow(range(self.computed, own.stop) if refresh else own, own, own.stop, refresh)
         whole = range(self.length)
         first = self.block_start - self.params.shift
         match self.params.cache:
             case "none":
                 return ForwardWindow(whole, whole, self.length)
             case "prefix":
-                window = range(first, self.length)
+                own = range(first, self.length)
             case "dual":
-                window = range(first, self.block_end)
+                own = range(first, self.block_end)
             case _:
                 raise AssertionError(self.params.cache)
-        return ForwardWindow(whole if refresh else window, window, self.length, refresh)
+        return ForwardWindow(whole if refresh else own, own, self.length, refresh)
 
     def refreshed(self) -> None:
         """The state's refresh has run."""
         self._refreshed_at = self.steps
-        # A hypothesis of a beam may go on where another's K/V were kept: only what all share stays computed.
+        # A hypothesis of a beam may go on where another's K/V were cached: only what all share stays computed.
         if self.params.sampler != "beam":
             self.computed = self.block_origin
 
@@ -166,8 +166,8 @@ class CanvasState:
         """
         everywhere = self.params.looks_ahead and self.params.uncertainty_scope == "sequence"
         end = self.canvas_end if everywhere else self.block_end
-        places = (sequences[:, self.block_start : end] == self.mask_id).nonzero()[1] + self.block_start
-        return places.reshape(len(sequences), -1)
+        positions = (sequences[:, self.block_start : end] == self.mask_id).nonzero()[1] + self.block_start
+        return positions.reshape(len(sequences), -1)
 
     def _block_masked(self) -> np.ndarray:
         return np.flatnonzero(self.state[self.block_start : self.block_end] == self.mask_id) + self.block_start
@@ -183,64 +183,66 @@ class CanvasState:
         self,
         sequences: np.ndarray,
         masked: np.ndarray,
-        keys: np.ndarray,
+        rng_keys: np.ndarray,
         comparison: Comparison | None = None,
         previous: tuple[torch.Tensor | None, np.ndarray | None] = (None, None),
     ) -> SamplingMetadata:
         """What is to be read at the masked positions [n, masked] of sequences [n, length]."""
         canvases = sequences[:, self.canvas_start : self.canvas_start + self.params.canvas_length]
-        offsets = masked - self.canvas_start
+        canvas_offsets = masked - self.canvas_start
         return SamplingMetadata(
-            self.params, offsets, keys, canvases, comparison, *previous, self.stops_from, self.automaton
+            self.params, canvas_offsets, rng_keys, canvases, comparison, *previous, self.stops_from, self.automaton
         )
 
     # Actions.
 
-    def propose(self, reading: PositionStatistics) -> Proposal:
-        """The candidate actions, from a reading of the positions that `masked` gave for the state."""
-        places = self._block_masked()
-        count = len(places)
+    def propose(self, statistics: PositionStatistics) -> Proposal:
+        """The candidate actions, from the statistics of the positions that `masked` gave for the state."""
+        positions = self._block_masked()
+        count = len(positions)
         view = BlockView(
-            reading.head(count),
-            places - self.canvas_start,
+            statistics.head(count),
+            positions - self.canvas_start,
             self.log_frequencies,
-            masked_elsewhere=len(reading.entropy) > count,
+            masked_elsewhere=len(statistics.entropy) > count,
         )
-        if reading.log_probabilities is not None:
-            self._previous = (places, reading.log_probabilities)
+        if statistics.log_probabilities is not None:
+            self._previous = (positions, statistics.log_probabilities)
         step, written = next_write(self.params, count, self.block_step + self.idle_steps, self.block)
         self.idle_steps = step - self.block_step
         return propose(view, self.params, written, step_generator(self.params.seed, self.steps))
 
     def outcomes(self, proposal: Proposal) -> np.ndarray:
         """z' of every action: [candidates, length]."""
-        sequences = self.state[None].repeat(len(proposal.positions), 0)
-        np.put_along_axis(sequences, self._block_masked()[proposal.positions], proposal.tokens, 1)
+        sequences = self.state[None].repeat(len(proposal.masked_indices), 0)
+        np.put_along_axis(sequences, self._block_masked()[proposal.masked_indices], proposal.tokens, 1)
         return sequences
 
     def write(
-        self, proposal: Proposal, chosen: int, reading: PositionStatistics, objective: list[float | None]
+        self, proposal: Proposal, chosen: int, statistics: PositionStatistics, objective: list[float | None]
     ) -> None:
-        """Take one action, which was proposed from this reading of the state."""
-        masked, within = self._block_masked(), proposal.positions[chosen]
-        places, tokens = masked[within], proposal.tokens[chosen]
-        self.state[places] = tokens
-        entropies = reading.entropy[within].tolist()
+        """Take one action, which was proposed from these statistics of the state."""
+        masked, masked_indices = self._block_masked(), proposal.masked_indices[chosen]
+        positions, tokens = masked[masked_indices], proposal.tokens[chosen]
+        self.state[positions] = tokens
+        entropies = statistics.entropy[masked_indices].tolist()
         self.steps += 1
         self.block_step += 1
         self.bypassed_steps += proposal.bypassed
-        self.written += len(within)
+        self.written += len(masked_indices)
         if objective:
             chosen_objective = objective[chosen]
             assert chosen_objective is not None, "the best was evaluated"
             self.objectives.append(chosen_objective)
         self.cumulative_entropy += sum(entropies)
         if self.params.keeps_steps:
-            offsets = (places - self.canvas_start).tolist()
-            self.trajectory.append(Step(offsets, tokens.tolist(), entropies, objective, chosen, proposal.bypassed))
+            canvas_offsets = (positions - self.canvas_start).tolist()
+            bypassed = proposal.bypassed
+            step = DenoisingStep(canvas_offsets, tokens.tolist(), entropies, objective, chosen, bypassed)
+            self.trajectory.append(step)
         if self.params.logprobs is not None:
-            self._logprobs |= dict(zip(places.tolist(), reading.logprobs(within, tokens), strict=True))
-        if len(within) == len(masked):
+            self._logprobs |= dict(zip(positions.tolist(), statistics.logprobs(masked_indices, tokens), strict=True))
+        if len(masked_indices) == len(masked):
             self._finish_block()
             self._finish_full_blocks()
 
@@ -254,13 +256,13 @@ class CanvasState:
         self.block_start = self.block_end
         self.block_step = self.idle_steps = 0
         self._previous = None
-        stop = next((place for place, token in enumerate(block) if token in self.params.stop_ids), None)
+        stop = next((position for position, token in enumerate(block) if token in self.params.stop_ids), None)
         if stop is not None:
             # What lies behind a stop token is dropped and never decoded.
             block = block[: stop + 1]
             self.block_start = self.canvas_end = start + len(block)
         logprobs: list[TokenLogprob] = []
         if self.params.logprobs is not None:
-            logprobs = [self._logprobs.get(place) or given(token) for place, token in enumerate(block, start)]
+            logprobs = [self._logprobs.get(position) or given(token) for position, token in enumerate(block, start)]
         self._final.extend(Final(block, logprobs))
         self._logprobs = {}

@@ -5,7 +5,7 @@
                                                          --forward, read--> write the best, propose again
 
 The best candidate's logits are the next step's logits: a look-ahead step costs one forward of its candidates, any
-other step one forward of one sequence. Where keys and values are kept, a state's forward comes in between whenever
+other step one forward of one sequence. Where keys and values are cached, a state's forward comes in between whenever
 they are to be refreshed. A decoder knows neither vLLM nor a model: engine, standalone sampler and tests drive it
 alike, and it never sees logits, only their `PositionStatistics`.
 """
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from vllm_infogain.request.params import DecodingParams
-from vllm_infogain.sampling.actions import Proposal, step_key
-from vllm_infogain.sampling.canvas_state import CanvasState, Final, Step
+from vllm_infogain.sampling.actions import Proposal, step_rng_key
+from vllm_infogain.sampling.canvas_state import CanvasState, DenoisingStep, Final
 from vllm_infogain.sampling.forward_window import ForwardWindow
 from vllm_infogain.sampling.metadata import Comparison, PositionStatistics, SamplerOutput, SamplingMetadata
 from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
@@ -32,7 +32,7 @@ class Report:
 
     steps: int = 0
     forwards: int = 0
-    refreshes: int = 0  # forwards that computed kept keys and values anew
+    refreshes: int = 0  # forwards that computed the cached keys and values anew
     rows: int = 0  # model rows computed: sequences x positions
     canvas_positions: int = 0  # of these rows: on the canvas
     candidate_rows: int = 0  # of these rows: computed by look-ahead
@@ -40,16 +40,16 @@ class Report:
     written: int = 0  # positions written, those behind a stop token included
     bypassed_steps: int = 0
     cumulative_entropy: float = 0.0  # nats
-    trajectory: list[Step] = field(default_factory=list)
+    trajectory: list[DenoisingStep] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)  # J of the candidate taken, of each step that compared some
 
     def take(self, canvas: CanvasState) -> None:
-        """Copy the figures that a canvas keeps of itself."""
+        """Copy what a canvas counts of itself."""
         self.steps, self.bypassed_steps = canvas.steps, canvas.bypassed_steps
         self.cumulative_entropy, self.trajectory = canvas.cumulative_entropy, canvas.trajectory
         self.written, self.objectives = canvas.written, canvas.objectives
 
-    def figures(self) -> dict[str, Any]:
+    def totals(self) -> dict[str, Any]:
         """All but what grows with every step."""
         return {name: value for name, value in vars(self).items() if not isinstance(value, list)}
 
@@ -60,8 +60,8 @@ class Pending:
 
     sequences: np.ndarray  # [sequences, prompt + canvas + suffix] int64
     masked: np.ndarray  # [sequences, masked] int64: positions whose logits are needed, ascending
-    extent: ForwardWindow
-    contexts: np.ndarray  # [sequences] int64: the kept state whose K/V each extends, or in a refresh becomes; else 0
+    window: ForwardWindow
+    cached_indices: np.ndarray  # [sequences] int64: the cached state that each extends, or in a refresh becomes; else 0
     consumed: int = 0  # sequences whose logits have come
     are_outcomes: bool = False  # not states, but what candidate actions lead to
 
@@ -102,8 +102,8 @@ class Decoder(ABC):
     def take_final(self) -> Final:
         """Tokens that became final since the last call, in canvas order."""
 
-    def take_steps(self) -> list[Step]:
-        """Steps taken since the last call, if they are kept; all at the end where nothing is sure to stay before."""
+    def take_steps(self) -> list[DenoisingStep]:
+        """Denoising steps since the last call, if they are recorded. Those of a winner known late come at the end."""
         steps = self.report.trajectory[self._steps_taken :]
         self._steps_taken += len(steps)
         return steps
@@ -115,8 +115,8 @@ class Decoder(ABC):
         first = pending.part(count).start
         pending.consumed += count
         self.report.forwards += first_of_forward
-        self.report.refreshes += first_of_forward and pending.extent.refresh
-        rows = pending.extent.rows
+        self.report.refreshes += first_of_forward and pending.window.refresh
+        rows = pending.window.rows
         self.report.rows += count * len(rows)
         self.report.candidate_rows += count * len(rows) * pending.are_outcomes
         canvas_end = pending.sequences.shape[1] - len(self.params.suffix_token_ids)
@@ -139,7 +139,7 @@ class Lookahead:
     limit: np.ndarray  # [candidates] the most that J can be: with H(z') = 0
     objective: np.ndarray  # [candidates] J, NaN until known
     asked: np.ndarray  # the candidates that are pending, by index, ascending
-    reading: PositionStatistics | None = None  # of the best one's outcome
+    statistics: PositionStatistics | None = None  # of the best one's outcome
 
     @property
     def best(self) -> int:
@@ -147,11 +147,11 @@ class Lookahead:
         return int(np.nanargmax(self.objective))
 
     def receive(self, first: int, output: SamplerOutput) -> None:
-        """Take J of the next candidates of those asked for, from the `first`-th on; keep the best one's reading."""
+        """Take J of the next candidates of those asked for, from the `first`-th on; keep the best one's statistics."""
         part = self.asked[first : first + len(output.objective)]
         self.objective[part] = output.objective
         if self.best in part:
-            self.reading = output.readings[output.best]
+            self.statistics = output.statistics[output.best]
 
     def rest(self) -> np.ndarray:
         """Candidates that were not evaluated and may still be the best: J never exceeds its limit."""
@@ -177,18 +177,18 @@ class SingleDecoder(Decoder):
         canvas, lookahead, part = self.canvas, self._lookahead, self.pending.part(count)
         sequences, masked = self.pending.sequences[part], self.pending.masked[part]
         if lookahead is None:
-            return canvas.metadata(sequences, masked, self._keys(1, canvas.steps), previous=canvas.previous())
+            return canvas.metadata(sequences, masked, self._rng_keys(1, canvas.steps), previous=canvas.previous())
         comparison = Comparison(lookahead.now, lookahead.cost[lookahead.asked[part]])
         # The winner's logits serve the step after this one.
-        return canvas.metadata(sequences, masked, self._keys(count, canvas.steps + 1), comparison)
+        return canvas.metadata(sequences, masked, self._rng_keys(count, canvas.steps + 1), comparison)
 
     def consume(self, count: int, output: SamplerOutput, *, first_of_forward: bool = True) -> None:
         pending, first = self._receive(count, first_of_forward)
         lookahead = self._lookahead
         if lookahead is None:
-            if pending.extent.refresh:
+            if pending.window.refresh:
                 self.canvas.refreshed()
-            self._decide(output.readings[0])
+            self._decide(output.statistics[0])
             return
         lookahead.receive(first, output)
         if pending.remaining == 0:
@@ -198,8 +198,8 @@ class SingleDecoder(Decoder):
             else:
                 self._take_best(lookahead)
 
-    def _keys(self, count: int, step: int) -> np.ndarray:
-        return np.full(count, step_key(self.params.seed, step))
+    def _rng_keys(self, count: int, step: int) -> np.ndarray:
+        return np.full(count, step_rng_key(self.params.seed, step))
 
     def _await_state(self) -> None:
         """Ask for a forward of the state, unless there is nothing left to write."""
@@ -208,22 +208,24 @@ class SingleDecoder(Decoder):
             self.pending = self._pending(self.canvas.state[None].copy())
 
     def _pending(self, sequences: np.ndarray) -> Pending:
-        masked, contexts = self.canvas.masked(sequences), np.zeros(len(sequences), dtype=np.int64)
-        return Pending(sequences, masked, self.canvas.extent(), contexts, are_outcomes=self._lookahead is not None)
+        masked, cached_indices = self.canvas.masked(sequences), np.zeros(len(sequences), dtype=np.int64)
+        return Pending(
+            sequences, masked, self.canvas.forward_window(), cached_indices, are_outcomes=self._lookahead is not None
+        )
 
-    def _decide(self, reading: PositionStatistics) -> None:
-        """Take the next action from a reading of the state, or ask for the candidates to compare."""
-        proposal = self.canvas.propose(reading)
-        if len(proposal.positions) == 1:
-            self._write(proposal, 0, reading, [])
+    def _decide(self, statistics: PositionStatistics) -> None:
+        """Take the next action from the state's statistics, or ask for the candidates to compare."""
+        proposal = self.canvas.propose(statistics)
+        if len(proposal.masked_indices) == 1:
+            self._write(proposal, 0, statistics, [])
             self._await_state()
             return
-        now = state_uncertainty(reading.entropy, self.params.state_uncertainty)
-        cost = action_cost(reading.entropy, proposal.positions)
+        now = state_uncertainty(statistics.entropy, self.params.state_uncertainty)
+        cost = action_cost(statistics.entropy, proposal.masked_indices)
         everyone = np.arange(len(cost))
         limit = settled_objective(self.params, now, cost)
         unknown = np.full(len(cost), np.nan)
-        self._lookahead = Lookahead(proposal, reading, now, cost, limit, unknown, everyone)
+        self._lookahead = Lookahead(proposal, statistics, now, cost, limit, unknown, everyone)
         first = np.sort(cost.argsort(kind="stable")[:FIRST_CANDIDATES]) if self.params.prune else everyone
         self._ask(self._lookahead, first)
 
@@ -231,19 +233,19 @@ class SingleDecoder(Decoder):
         """Ask for a forward of some candidates' outcomes."""
         lookahead.asked = candidates
         proposal = lookahead.proposal
-        if len(candidates) < len(proposal.positions):
-            proposal = Proposal(proposal.positions[candidates], proposal.tokens[candidates])
+        if len(candidates) < len(proposal.masked_indices):
+            proposal = Proposal(proposal.masked_indices[candidates], proposal.tokens[candidates])
         self.pending = self._pending(self.canvas.outcomes(proposal))
 
     def _take_best(self, lookahead: Lookahead) -> None:
-        assert lookahead.reading is not None
+        assert lookahead.statistics is not None
         objective = [None if value != value else value for value in lookahead.objective.tolist()]
         self.report.candidates += len(objective) - objective.count(None)
         self._write(lookahead.proposal, lookahead.best, lookahead.state, objective)
         if self.canvas.is_done or self.canvas.needs_refresh:
             self._await_state()
         else:
-            self._decide(lookahead.reading)
+            self._decide(lookahead.statistics)
 
     def _write(self, proposal: Proposal, chosen: int, state: PositionStatistics, objective: list[float | None]) -> None:
         self.canvas.write(proposal, chosen, state, objective)

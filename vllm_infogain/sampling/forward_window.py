@@ -1,4 +1,4 @@
-"""Which positions of a state one forward computes, and which it reads from keys and values kept from before.
+"""Which positions of a state one forward computes, and which it reads from cached keys and values.
 
     mode          first forward of a block (refresh)     every other step            what is approximate
     none          -                                      everything                  nothing
@@ -21,6 +21,6 @@ class ForwardWindow:
     """The same for every sequence of a group. All positions count from the prompt's start."""
 
     rows: range  # computed by this forward
-    window: range  # where the sequences of a group may differ; K/V outside it are one copy for all
-    keys: int  # positions [0, keys) are attended to
-    refresh: bool = False  # writes that copy anew: sequence i of the group becomes context i
+    own: range  # the window: where each sequence of a group has K/V of its own; outside it all share one copy
+    keys: int  # of attention: positions [0, keys) are attended to
+    refresh: bool = False  # writes that copy anew: sequence i of the group becomes cached state i

@@ -47,14 +47,16 @@ def forbid(logits: torch.Tensor, metadata: SamplingMetadata, mask_id: int) -> No
     """
     params = metadata.params
     if metadata.stops_from and params.stop_ids and metadata.automaton is None:  # else the grammar says it
-        early = np.flatnonzero(metadata.offsets.ravel() < metadata.stops_from)
+        early = np.flatnonzero(metadata.canvas_offsets.ravel() < metadata.stops_from)
         _forbid_pairs(logits, early[:, None], np.array(params.stop_ids)[None])
     for word in params.constraints.banned_words:
         for place in range(len(word)):
             rows = np.flatnonzero(_completes(metadata, word, place).ravel())
             _forbid_pairs(logits, rows, np.array(word[place]))
     if metadata.automaton is not None:
-        barred = ~allowed(metadata.automaton, metadata.canvases, mask_id, metadata.offsets).reshape(len(logits), -1)
+        barred = ~allowed(metadata.automaton, metadata.canvases, mask_id, metadata.canvas_offsets).reshape(
+            len(logits), -1
+        )
         (class_of,) = to_device([metadata.automaton.class_of], logits.device)
         for part in slices(*logits.shape):
             (barred_there,) = to_device([barred[part]], logits.device)
@@ -72,10 +74,10 @@ def _forbid_pairs(logits: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) ->
 def _completes(metadata: SamplingMetadata, word: tuple[int, ...], place: int) -> np.ndarray:
     """Where the word's token `place` would complete the word: [sequences, masked] bool."""
     length = metadata.canvases.shape[1]
-    found = np.ones(metadata.offsets.shape, dtype=bool)
+    found = np.ones(metadata.canvas_offsets.shape, dtype=bool)
     for other, token in enumerate(word):
         if other != place:
-            neighbour = metadata.offsets + other - place
+            neighbour = metadata.canvas_offsets + other - place
             inside = (neighbour >= 0) & (neighbour < length)
             there = np.take_along_axis(metadata.canvases, neighbour.clip(0, length - 1), 1)
             found &= inside & (there == token)

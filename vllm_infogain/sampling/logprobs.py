@@ -30,7 +30,7 @@ def given(token: int) -> TokenLogprob:
 
 @dataclass(frozen=True)
 class Alternatives:
-    """Of the rows of one reading, on the host."""
+    """Of one sequence's masked rows, on the host."""
 
     tokens: np.ndarray  # [masked, alternatives] int64
     logprobs: np.ndarray  # [masked, alternatives] fp32, nats
@@ -40,14 +40,14 @@ class Alternatives:
     def rows(self, part: slice) -> Alternatives:
         return Alternatives(self.tokens[part], self.logprobs[part], self.drawn[part], self.ranks[part])
 
-    def of(self, token: int, position: int, draw: int) -> TokenLogprob:
-        """Of a token that was drawn at a position."""
+    def of(self, token: int, masked_index: int, draw: int) -> TokenLogprob:
+        """Of a token that was drawn there."""
         return TokenLogprob(
             token,
-            float(self.drawn[position, draw]),
-            int(self.ranks[position, draw]),
-            self.tokens[position].tolist(),
-            self.logprobs[position].tolist(),
+            float(self.drawn[masked_index, draw]),
+            int(self.ranks[masked_index, draw]),
+            self.tokens[masked_index].tolist(),
+            self.logprobs[masked_index].tolist(),
         )
 
 

@@ -23,8 +23,8 @@ class SamplingMetadata:
     """What a decoder asks of the logits of some of its sequences, rows sequence by sequence."""
 
     params: DecodingParams
-    offsets: np.ndarray  # [sequences, masked] int64: the rows' places in the canvas
-    keys: np.ndarray  # [sequences] int64: what the draws of each sequence depend on, beside its rows' offsets
+    canvas_offsets: np.ndarray  # [sequences, masked] int64: of the rows
+    rng_keys: np.ndarray  # [sequences] int64: what the draws of each sequence depend on, beside its canvas offsets
     canvases: np.ndarray  # [sequences, canvas] int64: what is written so far, on which constraints may depend
     comparison: Comparison | None = None  # None: every sequence is a state of its own
     # KLASS: [rows one step earlier, columns] log-probabilities, whose memory is used for those that are read now.
@@ -67,17 +67,17 @@ class PositionStatistics:
             None if self.alternatives is None else self.alternatives.rows(slice(count)),
         )
 
-    def logprobs(self, positions: np.ndarray, tokens: np.ndarray) -> list[TokenLogprob]:
-        """Of tokens [written] that were drawn at some of the positions [written]."""
+    def logprobs(self, masked_indices: np.ndarray, tokens: np.ndarray) -> list[TokenLogprob]:
+        """Of tokens [written] that were drawn at some of the masked indices [written]."""
         assert self.alternatives is not None
-        draws = (self.tokens[:, positions] == tokens).argmax(0)
-        written = zip(tokens.tolist(), positions.tolist(), draws.tolist(), strict=True)
+        draws = (self.tokens[:, masked_indices] == tokens).argmax(0)
+        written = zip(tokens.tolist(), masked_indices.tolist(), draws.tolist(), strict=True)
         return [self.alternatives.of(*one) for one in written]
 
 
 @dataclass(frozen=True)
 class SamplerOutput:
-    readings: dict[int, PositionStatistics]  # by sequence; of compared ones only the best one's
+    statistics: dict[int, PositionStatistics]  # by sequence; of compared ones only the best one's
     objective: np.ndarray  # [sequences] fp32: J; empty where nothing was compared
     best: int  # the sequence with the largest J, the first of equals; 0 where nothing was compared
 

@@ -16,12 +16,12 @@ def state_uncertainty(entropy: np.ndarray, how: str) -> Any:
     return total / max(1, entropy.shape[-1]) if how == "mean" else total
 
 
-def action_cost(entropy: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """C(a, z): the summed entropy at the positions each action writes.
+def action_cost(entropy: np.ndarray, masked_indices: np.ndarray) -> np.ndarray:
+    """C(a, z): the summed entropy at what each action writes.
 
-    entropy [masked], positions [candidates, written] (indices into entropy) -> [candidates] float64.
+    entropy [masked], masked_indices [candidates, written] -> [candidates] float64.
     """
-    return entropy[positions].sum(-1, dtype=np.float64)
+    return entropy[masked_indices].sum(-1, dtype=np.float64)
 
 
 def settled_objective(params: DecodingParams, now: float, cost: np.ndarray) -> np.ndarray:

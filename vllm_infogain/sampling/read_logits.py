@@ -30,8 +30,8 @@ class _Layout:
     `rows_read` and `rows_drawn`: all rows that are read, and those of them that tokens are drawn for."""
 
     def __init__(self, batch_metadata: Sequence[SamplingMetadata]) -> None:
-        self.sequences = np.array([len(metadata.offsets) for metadata in batch_metadata])
-        self.masked = np.array([metadata.offsets.shape[1] for metadata in batch_metadata])
+        self.sequences = np.array([len(metadata.canvas_offsets) for metadata in batch_metadata])
+        self.masked = np.array([metadata.canvas_offsets.shape[1] for metadata in batch_metadata])
         self.is_compared = np.array([metadata.comparison is not None for metadata in batch_metadata])
         self.temperature = np.array([metadata.params.temperature for metadata in batch_metadata], dtype=np.float64)
         rows = self.sequences * self.masked
@@ -63,11 +63,11 @@ def read(
     first = 0
     for _, group in groupby(batch_metadata, lambda metadata: adjustment(metadata.params)):
         alike = list(group)
-        last = first + sum(metadata.offsets.size for metadata in alike)
+        last = first + sum(metadata.canvas_offsets.size for metadata in alike)
         adjust_logits(logits[first:last], alike[0].params)
         first = last
     for metadata, start in zip(batch_metadata, layout.row_starts, strict=True):
-        forbid(logits[start : start + metadata.offsets.size], metadata, mask_id)
+        forbid(logits[start : start + metadata.canvas_offsets.size], metadata, mask_id)
     writable, aside = set_aside(logits, mask_id, vocab)
     statistics = fold_in(row_statistics(writable), aside)
 
@@ -98,9 +98,9 @@ def read(
     del rest[: len(divergence)]
     alternatives_of = {index: Alternatives(*rest[4 * nth : 4 * nth + 4]) for nth, index in enumerate(beside)}
 
-    def reading(index: int, sequence: int) -> PositionStatistics:
+    def statistics_of(index: int, sequence: int) -> PositionStatistics:
         """Of the `index`-th request, the `sequence`-th of its sequences that are read."""
-        masked, draws = batch_metadata[index].offsets.shape[1], _draws(batch_metadata[index].params)
+        masked, draws = batch_metadata[index].canvas_offsets.shape[1], _draws(batch_metadata[index].params)
         within = slice(sequence * masked, (sequence + 1) * masked)
         start = int(layout.read_starts[index]) + within.start
         at = slice(start, start + masked)
@@ -126,12 +126,14 @@ def read(
     outputs = []
     winner_of = dict(zip(np.flatnonzero(layout.is_compared).tolist(), winners.tolist(), strict=True))
     for index, metadata in enumerate(batch_metadata):
-        count = len(metadata.offsets)
+        count = len(metadata.canvas_offsets)
         if index in winner_of:
             winner, start = winner_of[index], layout.sequence_starts[index]
-            outputs.append(SamplerOutput({winner: reading(index, 0)}, objectives[start : start + count], winner))
+            outputs.append(SamplerOutput({winner: statistics_of(index, 0)}, objectives[start : start + count], winner))
         else:
-            outputs.append(SamplerOutput({sequence: reading(index, sequence) for sequence in range(count)}, NOTHING, 0))
+            outputs.append(
+                SamplerOutput({sequence: statistics_of(index, sequence) for sequence in range(count)}, NOTHING, 0)
+            )
     return outputs
 
 
@@ -186,19 +188,19 @@ def _klass(
     for index, metadata in enumerate(batch_metadata):
         if metadata.params.sampler != "klass":
             continue
-        start, count, before = layout.row_starts[index], metadata.offsets.size, metadata.previous
+        start, count, before = layout.row_starts[index], metadata.canvas_offsets.size, metadata.previous
         if before is None:
             now[index] = logits.new_empty(count, logits.shape[1])
         else:
             # Rows only ever drop out: none moves to where one lies that is still to be read.
             now[index] = before[:count]
             divergence[index] = logits.new_empty(count)
-            kept = np.arange(count) if metadata.previous_rows is None else metadata.previous_rows
-            (kept_rows,) = to_device([kept], logits.device)
+            still = np.arange(count) if metadata.previous_rows is None else metadata.previous_rows
+            (still_rows,) = to_device([still], logits.device)
         for part in slices(count, logits.shape[1]):
             found = log_probabilities_of(slice(start + part.start, start + part.stop))
             if before is not None:
-                divergence[index][part] = _divergence(found, before[kept_rows[part]])
+                divergence[index][part] = _divergence(found, before[still_rows[part]])
             now[index][part] = found
     return now, divergence
 
@@ -262,14 +264,17 @@ def _draw(
     if not layout.rows_drawn:
         return logits.new_empty((0, 1), dtype=torch.int64), logits.new_empty((0, 1))
     # Compared sequences are one request's at one step: they share a key.
-    keys = [
-        np.repeat(metadata.keys[:1] if metadata.comparison is not None else metadata.keys, metadata.offsets.shape[1])
+    rng_keys = [
+        np.repeat(
+            metadata.rng_keys[:1] if metadata.comparison is not None else metadata.rng_keys,
+            metadata.canvas_offsets.shape[1],
+        )
         for metadata in drawing
     ]
-    key, offset, temperature, drawn = to_device(
+    rng_key, canvas_offset, temperature, drawn = to_device(
         [
-            np.concatenate(keys),
-            np.concatenate([metadata.offsets.ravel() for metadata in batch_metadata]),
+            np.concatenate(rng_keys),
+            np.concatenate([metadata.canvas_offsets.ravel() for metadata in batch_metadata]),
             np.repeat(layout.temperature, layout.drawn),
             np.flatnonzero(np.repeat(layout.temperature > 0, layout.read)),
         ],
@@ -284,10 +289,10 @@ def _draw(
         if count and narrows(metadata.params)
     ]
     if rows is None and layout.rows_drawn == len(logits) and not narrowed:
-        tokens = draw_tokens(logits, temperature, key, offset, draws)
+        tokens = draw_tokens(logits, temperature, rng_key, canvas_offset, draws)
         return tokens, (logits.gather(1, tokens) - log_normalizer[:, None]).exp()
     rows = drawn if rows is None else rows[drawn]
-    offset, log_normalizer = offset[rows], log_normalizer[rows]
+    canvas_offset, log_normalizer = canvas_offset[rows], log_normalizer[rows]
     tokens, log_p = rows.new_empty(len(rows), draws), logits.new_empty(len(rows), draws)
     for part in slices(len(rows), logits.shape[1]):
         own = logits[rows[part]]
@@ -295,6 +300,6 @@ def _draw(
             within = slice(max(start - part.start, 0), max(min(stop, part.stop) - part.start, 0))
             if within.start < within.stop:
                 own[within] = keep_likely(own[within], params)
-        tokens[part] = draw_tokens(own, temperature[part], key[part], offset[part], draws)
+        tokens[part] = draw_tokens(own, temperature[part], rng_key[part], canvas_offset[part], draws)
         log_p[part] = own.gather(1, tokens[part])
     return tokens, (log_p - log_normalizer[:, None]).exp()

@@ -1,4 +1,4 @@
-"""A reading that takes all the memory that any may, and compiles the kernels before a request waits for them."""
+"""A call of `read` that takes all the memory that any may, and compiles the kernels before a request waits for them."""
 
 import numpy as np
 import torch

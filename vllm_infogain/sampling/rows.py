@@ -1,8 +1,8 @@
 """What the samplers read off rows of logits: their statistics, and tokens drawn from them.
 
 Pure functions on tensors, and the only ones that pass over the vocabulary (on a GPU, those of `rows_triton.py` do). A
-row's results depend on the row alone, and a draw's on the row, its key, offset and draw index: never on the rows beside
-it, nor on how they were batched.
+row's results depend on the row alone. A draw's depend on the row, its rng key, its canvas offset and the draw's index.
+Neither depends on the rows beside it, nor on how they were batched.
 
 A row's columns are seen as chunks of CHUNK. The largest logit of each chunk is enough to find the two largest of the
 row without a sort. A draw takes two exponential races: one among the chunks, by their total weights, and one among the
@@ -71,19 +71,19 @@ def row_statistics(logits: torch.Tensor) -> RowStatistics:
 
 
 def draw_tokens(
-    logits: torch.Tensor, temperatures: torch.Tensor, keys: torch.Tensor, offsets: torch.Tensor, draws: int
+    logits: torch.Tensor, temperatures: torch.Tensor, rng_keys: torch.Tensor, canvas_offsets: torch.Tensor, draws: int
 ) -> torch.Tensor:
     """Independent draws from softmax(logits / temperature): [rows, draws] int64.
 
-    logits [rows, vocab] fp32; temperatures [rows] fp32 > 0; keys [rows] int64, of a request's step; offsets [rows]
-    int64, of the row's position in the canvas.
+    logits [rows, vocab] fp32; temperatures [rows] fp32 > 0; rng_keys [rows] int64, of a request's
+    denoising step; canvas_offsets [rows] int64.
     """
     if logits.is_cuda:
         from vllm_infogain.sampling import rows_triton
 
-        return rows_triton.draw_tokens(logits, temperatures, keys, offsets, draws)
+        return rows_triton.draw_tokens(logits, temperatures, rng_keys, canvas_offsets, draws)
     (rows, vocab), chunks = logits.shape, _chunks(logits)
-    states = draw_states(keys, offsets, draws)
+    states = draw_states(rng_keys, canvas_offsets, draws)
     tokens = torch.empty_like(states)
     scale = (LOG2_E / temperatures).unsqueeze(-1)
     if chunks == 1:
@@ -106,10 +106,10 @@ def draw_tokens(
     return tokens
 
 
-def draw_states(keys: torch.Tensor, offsets: torch.Tensor, draws: int) -> torch.Tensor:
+def draw_states(rng_keys: torch.Tensor, canvas_offsets: torch.Tensor, draws: int) -> torch.Tensor:
     """States from which the draws' random numbers follow: [rows, draws] int64. No two meet but by chance."""
-    index = torch.arange(draws, device=keys.device)
-    return (keys + offsets * OFFSET_STEP).unsqueeze(-1) + index * DRAW_STEP
+    index = torch.arange(draws, device=rng_keys.device)
+    return (rng_keys + canvas_offsets * OFFSET_STEP).unsqueeze(-1) + index * DRAW_STEP
 
 
 def uniform(states: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -25,23 +25,23 @@ def row_statistics(logits: torch.Tensor) -> RowStatistics:
     """See `rows.row_statistics`."""
     assert logits.dtype == torch.float32
     assert logits.stride(1) == 1
-    figures = logits.new_empty(4, len(logits))
+    vectors = logits.new_empty(4, len(logits))
     token = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     if len(logits):
-        _row_statistics[(len(logits),)](logits, logits.stride(0), logits.shape[1], token, figures, len(logits))
-    entropy, top, second, log_normalizer = figures
+        _row_statistics[(len(logits),)](logits, logits.stride(0), logits.shape[1], token, vectors, len(logits))
+    entropy, top, second, log_normalizer = vectors
     return RowStatistics(entropy, token, top, second, log_normalizer)
 
 
 def draw_tokens(
-    logits: torch.Tensor, temperatures: torch.Tensor, keys: torch.Tensor, offsets: torch.Tensor, draws: int
+    logits: torch.Tensor, temperatures: torch.Tensor, rng_keys: torch.Tensor, canvas_offsets: torch.Tensor, draws: int
 ) -> torch.Tensor:
     """See `rows.draw_tokens`."""
     assert logits.dtype == torch.float32
     assert logits.stride(1) == 1
     tokens = torch.empty(len(logits), draws, dtype=torch.int64, device=logits.device)
     if tokens.numel():
-        request = (temperatures.contiguous(), keys.contiguous(), offsets.contiguous())
+        request = (temperatures.contiguous(), rng_keys.contiguous(), canvas_offsets.contiguous())
         width = triton.next_power_of_2(draws)
         warps = 4 if width < WIDE else 8
         shape = logits.stride(0), logits.shape[1]
@@ -56,7 +56,7 @@ def _row_statistics(
     stride,  # of a row of logits
     vocab,
     token,  # [rows] int64, written
-    figures,  # [4, rows] fp32, written: entropy, top and second probability, log normalizer
+    vectors,  # [4, rows] fp32, written: entropy, top and second probability, log normalizer
     rows,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -88,10 +88,10 @@ def _row_statistics(
     row_moment = tl.sum(weight * (moment + total * distance), 0)
     log_total = tl.log(row_total)
     tl.store(token + row, row_column.to(tl.int64))
-    tl.store(figures + row, tl.maximum(log_total - row_moment / row_total, 0.0))
-    tl.store(figures + rows + row, 1 / row_total)
-    tl.store(figures + 2 * rows + row, tl.exp(row_second - row_top) / row_total)
-    tl.store(figures + 3 * rows + row, row_top + log_total)
+    tl.store(vectors + row, tl.maximum(log_total - row_moment / row_total, 0.0))
+    tl.store(vectors + rows + row, 1 / row_total)
+    tl.store(vectors + 2 * rows + row, tl.exp(row_second - row_top) / row_total)
+    tl.store(vectors + 3 * rows + row, row_top + log_total)
 
 
 @triton.jit(do_not_specialize=["draws"])
@@ -100,8 +100,8 @@ def _draw_tokens(
     stride,  # of a row of logits
     vocab,
     temperatures,  # [rows] fp32
-    keys,  # [rows] int64
-    offsets,  # [rows] int64
+    rng_keys,  # [rows] int64
+    canvas_offsets,  # [rows] int64
     tokens,  # [rows, draws] int64, written
     draws,
     DRAWS: tl.constexpr,  # noqa: N803  draws, rounded up to a power of two
@@ -110,7 +110,7 @@ def _draw_tokens(
     scale = 1 / tl.load(temperatures + row)
     draw = tl.arange(0, DRAWS)
     columns = tl.arange(0, CHUNK)
-    state = tl.load(keys + row) + tl.load(offsets + row) * OFFSET_STEP + draw.to(tl.int64) * DRAW_STEP
+    state = tl.load(rng_keys + row) + tl.load(canvas_offsets + row) * OFFSET_STEP + draw.to(tl.int64) * DRAW_STEP
     chunks = tl.cdiv(vocab, CHUNK)
     best = tl.full([DRAWS], -float("inf"), tl.float32)  # log speed of the leading chunk
     leader = tl.zeros([DRAWS], tl.int32)

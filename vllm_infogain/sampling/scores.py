@@ -16,27 +16,27 @@ def position_score(name: str, view: BlockView, params: DecodingParams, rng: np.r
     Sources: KLASS arXiv 2511.05664; PC-Sampler arXiv 2508.13021; EB arXiv 2505.24857; threshold and factor: Fast-dLLM
     arXiv 2505.22618.
     """
-    reading = view.reading
+    statistics = view.statistics
     match name:
         case "sampled" | "threshold" | "factor":
-            return reading.probabilities
+            return statistics.probabilities
         case "pc":
             return pc_score(view, params)
         case "confidence":
-            score = reading.top_probability
+            score = statistics.top_probability
         case "entropy" | "eb":
-            score = -reading.entropy
+            score = -statistics.entropy
         case "margin":
-            score = reading.margin
+            score = statistics.margin
         case "klass":
-            score = reading.top_probability + is_stable(view, params.klass_epsilon)
+            score = statistics.top_probability + is_stable(view, params.klass_epsilon)
         case "ar":
-            score = -np.arange(len(reading.entropy), dtype=np.float32)
+            score = -np.arange(len(statistics.entropy), dtype=np.float32)
         case "uniform":
-            score = rng.random(len(reading.entropy))
+            score = rng.random(len(statistics.entropy))
         case _:
             raise AssertionError(name)
-    return np.broadcast_to(score, reading.tokens.shape)
+    return np.broadcast_to(score, statistics.tokens.shape)
 
 
 def held_back(tokens: np.ndarray, params: DecodingParams) -> np.ndarray:
@@ -53,9 +53,9 @@ def held_back(tokens: np.ndarray, params: DecodingParams) -> np.ndarray:
 
 def is_stable(view: BlockView, epsilon: float) -> np.ndarray:
     """KLASS: whether KL(p now || p at the previous step) < epsilon nats [masked]; False where there was none."""
-    if view.reading.divergence is None:
-        return np.zeros(len(view.reading.entropy), dtype=bool)
-    return view.reading.divergence < epsilon
+    if view.statistics.divergence is None:
+        return np.zeros(len(view.statistics.entropy), dtype=bool)
+    return view.statistics.divergence < epsilon
 
 
 def pc_score(view: BlockView, params: DecodingParams) -> np.ndarray:
@@ -63,10 +63,10 @@ def pc_score(view: BlockView, params: DecodingParams) -> np.ndarray:
 
     Without a background text f is uniform over the vocabulary.
     """
-    reading = view.reading
-    surprise = math.log(reading.vocab) if view.log_frequencies is None else -view.log_frequencies[reading.tokens]
-    calibrated = np.minimum(reading.probabilities * surprise, params.pc_alpha)
-    return calibrated * np.exp(-params.pc_lambda * view.offsets)
+    statistics = view.statistics
+    surprise = math.log(statistics.vocab) if view.log_frequencies is None else -view.log_frequencies[statistics.tokens]
+    calibrated = np.minimum(statistics.probabilities * surprise, params.pc_alpha)
+    return calibrated * np.exp(-params.pc_lambda * view.canvas_offsets)
 
 
 def count_to_write(scores: np.ndarray, view: BlockView, params: DecodingParams, scheduled: int) -> int:
@@ -82,7 +82,7 @@ def count_to_write(scores: np.ndarray, view: BlockView, params: DecodingParams, 
         return scheduled
     match params.sampler:
         case "eb":
-            entropy = np.sort(view.reading.entropy[scores > HELD_BACK])
+            entropy = np.sort(view.statistics.entropy[scores > HELD_BACK])
             return max(1, int((entropy.cumsum() - entropy <= params.entropy_bound).sum()))
         case "threshold":
             return max(scheduled, int((scores >= params.threshold).sum()))

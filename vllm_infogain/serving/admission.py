@@ -122,7 +122,7 @@ def check_request(
         check_structured_outputs(params, initial_canvas(decoding, mask_id), vllm_config)
         _check_samples(params.n, decoding)
         _check_rows(params.n, decoding, len(prompt or ()), vllm_config)
-        _check_kept_states(decoding, decoding.length(len(prompt or ())), vllm_config)
+        _check_cached_states(decoding, decoding.length(len(prompt or ())), vllm_config)
         _check_klass(decoding, vllm_config)
         if requested_canvas and params.max_tokens and requested_canvas > params.max_tokens:
             raise ParameterError(
@@ -192,14 +192,14 @@ def _check_rows(samples: int, params: DecodingParams, prompt_length: int, vllm_c
         )  # fmt: skip
 
 
-def _check_kept_states(params: DecodingParams, length: int, vllm_config: VllmConfig) -> None:
-    """A request whose kept states do not fit the KV pool would wait for ever."""
+def _check_cached_states(params: DecodingParams, length: int, vllm_config: VllmConfig) -> None:
+    """A request whose cached states do not fit the KV pool would wait for ever."""
     cache = vllm_config.cache_config
     pages = (cache.num_gpu_blocks or 0) // vllm_config.parallel_config.data_parallel_size - 1  # one is vLLM's null page
-    if params.num_kept_states > 1 and params.num_kept_states * cdiv(length, cache.block_size) > pages > 0:
+    if params.num_cached_states > 1 and params.num_cached_states * cdiv(length, cache.block_size) > pages > 0:
         name = "beam_width" if params.sampler == "beam" else "num_generations"
         raise ParameterError(
-            name, params.num_kept_states,
+            name, params.num_cached_states,
             f"with cache={params.cache!r} it keeps so many copies of {length} positions, and the KV pool holds "
             f"{pages * cache.block_size} positions in all; give fewer, or cache='none'",
         )  # fmt: skip

@@ -11,15 +11,15 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._figures: dict[str, Any] = {}
+        self._report: dict[str, Any] = {}
         self._steps: list[dict[str, Any]] = []  # all so far
         self._taken = 0
         self._canvas_length: int | None = None  # known if the trajectory was asked for
 
     def update(self, message: dict[str, Any]) -> None:
-        """Take what the scheduler sent: `figures` so far, the `steps` since its last message, and `canvas_length` if
+        """Take what the scheduler sent: the `report` so far, the `steps` since its last message, and `canvas_length` if
         the trajectory was asked for."""
-        self._figures = message["figures"]
+        self._report = message["report"]
         self._steps += message["steps"]
         self._canvas_length = message.get("canvas_length")
 
@@ -27,12 +27,12 @@ class Progress:
     def report(self) -> dict[str, Any]:
         """See `vllm_infogain.report`."""
         if self._canvas_length is None:
-            return self._figures
+            return self._report
         order: list[int | None] = [None] * self._canvas_length
         for index, step in enumerate(self._steps):
             for position in step["positions"]:
                 order[position] = index
-        return self._figures | {"trajectory": self._steps, "decode_order": order}
+        return self._report | {"trajectory": self._steps, "decode_order": order}
 
     def take_steps(self) -> list[dict[str, Any]]:
         """Steps since the last call, in order: positions (offsets in the canvas), tokens, entropies (nats), objective
