@@ -95,7 +95,7 @@ def _check_generation(engine, prompt, sampling_params, *, lora_request=None, pri
     cut = prompt if "type" in prompt else dict(prompt)
     params = _with_canvas(engine.input_processor, sampling_params, cut)
     requested = getattr(sampling_params, "requested_canvas", None)
-    if SEED in (params.extra_args or {}):
+    if (params.extra_args or {}).get(SEED) is not None:
         # Its length is the canvas's, whatever vLLM made of max_tokens; nor did it look at the server's limit.
         if hasattr(sampling_params, "requested_canvas"):
             check_server_limit(params.max_tokens, engine.vllm_config)

@@ -127,6 +127,12 @@ def test_parameters_of_a_request_without_a_canvas_are_left_as_they_are():
     assert with_canvas(params, None, 5) is params
 
 
+def test_parameters_that_are_none_are_no_canvas_and_clash_with_no_gap():
+    nothing = SamplingParams(extra_args={"diffusion_seed_canvas": None, "diffusion_pinned": None})
+    assert with_canvas(nothing, None, None) is nothing
+    assert with_canvas(nothing, Gap((M, 7)), None).extra_args == {"diffusion_seed_canvas": (M, 7)}
+
+
 def test_a_seed_gives_the_canvas_its_length_unless_the_request_gives_another():
     params = SamplingParams(extra_args={"diffusion_seed_canvas": [M, 7, M]})
     assert with_canvas(params, None, None).max_tokens == 3

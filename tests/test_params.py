@@ -7,6 +7,7 @@ import pytest
 from vllm_infogain.request.constraints import Constraints
 from vllm_infogain.request.fields import ParameterError
 from vllm_infogain.request.params import PARSERS, READERS, SAMPLERS, DecodingParams, parse_knobs, parse_params
+from vllm_infogain.request.settings import SETTINGS, parse_settings
 
 
 def parse(given=None, defaults=None, canvas_length=64, temperature=1.0) -> DecodingParams:
@@ -68,7 +69,7 @@ BAD = [
     ("sampler", "greedy"), ("sampler", 3), ("num_candidates", 0), ("num_candidates", 65), ("num_candidates", 2.5),
     ("num_candidates", "8"), ("num_candidates", True), ("position_temperature", -0.1),
     ("position_temperature", float("nan")), ("position_temperature", float("inf")), ("position_temperature", "warm"),
-    ("position_score", "luck"), ("bypass_threshold", -1), ("bypass_threshold", None), ("tokens_per_step", 0),
+    ("position_score", "luck"), ("bypass_threshold", -1), ("tokens_per_step", 0),
     ("block_length", -1), ("block_length", 65), ("state_uncertainty", "max"), ("return_trajectory", "yes"),
     ("schedule", "sine"), ("schedule", "linear"), ("steps", 0), ("bypass_mode", "never"), ("bypass_mode", "only"),
     ("uncertainty_scope", "world"), ("cost_weight", -1), ("beam_width", 0), ("beam_width", 33), ("num_generations", 0),
@@ -78,6 +79,26 @@ BAD = [
     ("suffix_token_ids", [1.5]), ("tokens_per_step", 2**70), ("cost_weight", 1e300), ("eos_penalty", 1e39),
     ("steps", 10**12), ("pc_alpha", 1e39),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.parametrize("others", [{"sampler": "eb"}, {"num_candidates": 2, "block_length": 8}])
+def test_none_is_as_left_out(name, others):
+    others = {key: value for key, value in others.items() if key != name}
+    assert parse(others | {name: None}) == parse(others)
+    assert parse(others, {name: None}) == parse(others)
+    assert parse({name: None}, others) == parse({}, others), "the server's default holds"
+
+
+def test_a_table_whose_rows_have_other_columns_too_asks_for_nothing_by_them():
+    assert parse({"sampler": "ar", "not_of_ours": None}) == parse({"sampler": "ar"})
+
+
+def test_a_setting_of_none_is_as_left_out():
+    assert parse_settings({"infogain": None}) == parse_settings({}) == parse_settings(None)
+    nothing = dict.fromkeys([*SETTINGS, *PARSERS])
+    assert parse_settings({"infogain": nothing}) == parse_settings({})
+    assert parse_settings({"infogain": nothing | {"steps": 3}}) == parse_settings({"infogain": {"steps": 3}})
 
 
 @pytest.mark.parametrize(("name", "value"), BAD)

@@ -1,8 +1,11 @@
 """`vllm_infogain.report` offline: every sample of every request has one, however it ended."""
 
+import dataclasses
+
 import engines
 import pytest
 from vllm import SamplingParams
+from vllm.sampling_params import RequestOutputKind
 
 import vllm_infogain
 from vllm_infogain.serving.progress import Progress
@@ -59,6 +62,38 @@ def test_every_sample_has_its_own_report(llm):
         assert [tokens[position] for position in range(CANVAS)] == sample.token_ids
     assert len({report["cumulative_entropy"] for report in reports}) == 3
     assert output.kv_transfer_params is None
+
+
+@pytest.fixture(params=["metrics on", "metrics off"])
+def metrics(llm, request, monkeypatch):
+    """Whether the engine keeps metrics of its requests."""
+    monkeypatch.setattr(llm.llm_engine.output_processor, "log_stats", request.param == "metrics on")
+    monkeypatch.setattr(llm.llm_engine, "log_stats", request.param == "metrics on")
+    return request.param == "metrics on"
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_report_is_among_the_metrics_for_whoever_copies_these(llm, metrics, n):
+    output = generate(llm, n=n, extra_args={"return_trajectory": True})
+    copied = dataclasses.asdict(output.metrics)
+    assert copied["infogain"] == vllm_infogain.report(output)
+    assert copied["infogain"]["steps"] == CANVAS
+    assert (copied["arrival_time"] > 0, copied["num_generation_tokens"]) == (metrics, CANVAS * metrics)
+
+
+def test_every_output_of_a_stream_has_metrics_and_the_last_its_report(llm, metrics):
+    fields = {"max_tokens": CANVAS, "seed": 1, "ignore_eos": True, "output_kind": RequestOutputKind.DELTA}
+    llm.llm_engine.add_request("stream", PROMPT, SamplingParams(**fields, extra_args={"block_length": 4}))
+    outputs = []
+    while llm.llm_engine.has_unfinished_requests():
+        for output in llm.llm_engine.step():
+            outputs.append((output, dataclasses.asdict(output.metrics)["infogain"]))
+    assert [report is None for _, report in outputs] == [True] * (len(outputs) - 1) + [False]
+    assert outputs[-1][1] == vllm_infogain.report(outputs[-1][0])
+    first = outputs[0][0]
+    for later, _ in outputs[1:]:
+        first.add(later, aggregate=True)
+    assert first.metrics.infogain == outputs[-1][1], "vLLM merges what a slow reader has not taken"
 
 
 @pytest.mark.parametrize("n", [1, 2])

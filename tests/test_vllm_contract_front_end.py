@@ -75,6 +75,9 @@ def test_the_front_end_still_makes_outputs_where_reports_join_them():
     assert "self._new_completion_output" in calls_in(compat.RequestState.make_request_output), (
         "reports are attached to the outputs it makes"
     )
+    assert parameters(compat.RequestState._new_request_output)[1:3] == ["external_req_id", "outputs"]
+    assert dataclasses.is_dataclass(compat.RequestStateStats), "Ray copies an output's metrics as a dataclass"
+    assert "metrics=self.stats" in inspect.getsource(inspect.unwrap(compat.RequestState._new_request_output))
     output = CompletionOutput(0, "", [], None, None)
     output.infogain = 1
     assert output.infogain == 1, "the report hangs on the output as an attribute"

@@ -51,7 +51,7 @@ from vllm.v1.engine.output_processor import RequestState
 from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase, StatLoggerManager
-from vllm.v1.metrics.stats import SchedulerStats
+from vllm.v1.metrics.stats import RequestStateStats, SchedulerStats
 from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output.backend_types import (
@@ -106,6 +106,7 @@ __all__ = [
     "Request",
     "RequestOutputKind",
     "RequestState",
+    "RequestStateStats",
     "RequestStatus",
     "ResponsesRequest",
     "SamplingParams",

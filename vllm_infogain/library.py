@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from vllm_infogain.request.canvas import check_infill
-from vllm_infogain.request.fields import LARGEST_INTEGER, ParameterError, integer
+from vllm_infogain.request.fields import LARGEST_INTEGER, ParameterError, integer, without_none
 from vllm_infogain.request.params import DecodingParams, parse_params
 from vllm_infogain.sampling import Decoder, make_decoder
 from vllm_infogain.sampling.decoder import Report
@@ -144,7 +144,7 @@ class InfoGainSampler:
             ParameterError (a ValueError): naming the parameter, its value and the remedy.
         """
         params = parse_params(
-            {"return_trajectory": True, **knobs},
+            {"return_trajectory": True, **without_none(knobs)},
             defaults={},
             temperature=temperature,
             seed=seed,

@@ -1,7 +1,7 @@
 """Reading single values: parsers of parameters and settings, and their error. Imports neither torch nor vLLM."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import field
 from typing import Any
 
@@ -60,6 +60,11 @@ def switch(name: str, value: Any) -> bool:
     if not isinstance(value, bool | int | float) or value not in (0, 1):
         raise ParameterError(name, value, "give true or false")
     return bool(value)
+
+
+def without_none(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is given. None means not given: a table, such as Arrow's, fills its absent cells with it."""
+    return {name: value for name, value in (values or {}).items() if value is not None}
 
 
 def whole_numbers(name: str, value: Any) -> tuple[int, ...]:

@@ -9,7 +9,16 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from vllm_infogain.request.constraints import Constraints
-from vllm_infogain.request.fields import ParameterError, choice, integer, knob, number, switch, whole_numbers
+from vllm_infogain.request.fields import (
+    ParameterError,
+    choice,
+    integer,
+    knob,
+    number,
+    switch,
+    whole_numbers,
+    without_none,
+)
 
 LOOKAHEAD_SAMPLERS = ("info_gain", "lookum", "beam")
 # Write a number of positions that the schedule gives, the best by a score.
@@ -161,11 +170,12 @@ READERS: dict[str, frozenset[str]] = {
 
 
 def parse_knobs(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the keys and values of `extra_args` (or of the server-wide defaults).
+    """Check the keys and values of `extra_args` (or of the server-wide defaults); None is as left out.
 
     Raises:
         ParameterError: naming the key, its value and what is accepted.
     """
+    given = without_none(given)
     for name in given:
         if name not in PARSERS:
             raise ParameterError(str(name), given[name], f"unknown parameter; known are {', '.join(PARSERS)}")
@@ -194,6 +204,7 @@ def parse_params(
         ParameterError: for an unknown key, a value out of range, or values that do not go together.
     """
     assert not (own.get("shift") and block_causal_size), "the row before a block is of the block before"
+    given = without_none(given)
     knobs = {**parse_knobs(defaults), **parse_knobs(given)}
     if block_causal_size:
         knobs.setdefault("block_length", block_causal_size)

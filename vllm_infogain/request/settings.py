@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vllm_infogain.request.fields import ParameterError, integer, knob, number
+from vllm_infogain.request.fields import ParameterError, integer, knob, number, without_none
 from vllm_infogain.request.params import parse_knobs
 
 
@@ -44,14 +44,15 @@ SETTINGS: dict[str, Callable[[str, Any], Any]] = {one.name: one.metadata["parse"
 
 
 def parse_settings(additional_config: Any) -> tuple[Settings, dict[str, Any]]:
-    """Our settings, and the defaults of decoding parameters.
+    """Our settings, and the defaults of decoding parameters; None is as left out.
 
     Raises:
         ParameterError: naming the setting, its value and what is accepted.
     """
     given = additional_config.get("infogain", {}) if isinstance(additional_config, Mapping) else {}
-    if not isinstance(given, Mapping):
+    if not isinstance(given, Mapping | None):
         raise ParameterError("additional_config['infogain']", given, "give an object of settings")
+    given = without_none(given)
     for name in REQUESTS_OWN & given.keys():
         raise ParameterError(name, given[name], "says what one request's canvas holds; no default can, leave it out")
     settings = {name: SETTINGS[name](name, value) for name, value in given.items() if name in SETTINGS}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_infogain.request.canvas import PINNED, SEED, SUFFIX, other_length
-from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.fields import ParameterError, without_none
 
 GAP = "infilling"  # key of vLLM's engine input that holds the Gap
 
@@ -56,7 +56,7 @@ def with_canvas(params: Any, gap: Gap | None, given_length: int | None) -> Any:
     Raises:
         ParameterError: the canvas is given twice, or with another length.
     """
-    extra = params.extra_args or {}
+    extra = without_none(params.extra_args)
     ours: dict[str, Any] = {}
     if gap:
         ours = {SUFFIX: gap.suffix} if gap.canvas is None else {SEED: gap.canvas}
