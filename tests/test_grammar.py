@@ -260,6 +260,8 @@ def test_whatever_is_written_is_valid_by_the_schema(schema):
         ({"type": "array", "items": STRING, "minItems": 2, "maxItems": 0}, "minItems"),
         ({"type": "string", "minLength": 1 << 64}, "minLength"),
         ({"properties": [STRING]}, "properties"),
+        ({"properties": {"a": STRING}, "required": ["a", "a"]}, "non-unique"),
+        ({"type": "text"}, "'type' is invalid"),
     ],
 )
 def test_what_a_schema_says_and_no_expression_would_hold_to_is_refused(schema, named):
