@@ -28,7 +28,7 @@ def _ours_for_our_models(create_model_config):
         from vllm_infogain.engine.config_check import check_model
 
         model_config = create_model_config(self)
-        if _asks_for_us(self):
+        if asks_for_us(self):
             check_model(model_config)
         elif set(EXECUTORS).intersection(model_config.architectures):
             _switch_on(self, model_config)
@@ -45,10 +45,10 @@ def _checked(create_engine_config):
         from vllm_infogain.engine.arguments import check_arguments
         from vllm_infogain.engine.config_check import check_engine, check_tokens
 
-        if _asks_for_us(self):
+        if asks_for_us(self):
             check_arguments(self, EngineArgs)
         vllm_config = create_engine_config(self, *args, **kwargs)
-        if _asks_for_us(self):  # by now perhaps because of its model
+        if asks_for_us(self):  # by now perhaps because of its model
             check_engine(vllm_config)
             check_tokens(vllm_config.model_config)
         return vllm_config
@@ -56,7 +56,8 @@ def _checked(create_engine_config):
     return wrapper
 
 
-def _asks_for_us(engine_args: Any) -> bool:
+def asks_for_us(engine_args: Any) -> bool:
+    """Whether it is to have our worker or scheduler."""
     from vllm_infogain.engine.identity import SCHEDULER, WORKER
 
     return engine_args.scheduler_cls == SCHEDULER or engine_args.worker_cls == WORKER

@@ -4,7 +4,9 @@ Why: vLLM passes over names it does not know, such as `guided_json` or a decodin
     of in it; some endpoints even over `stream`. And what is checked when the engine is asked, see `admission_check`,
     may take a second, in a thread: a stream must not begin before.
 How: wrap `build_app` as the API server calls it. Every POST route of the finished app has its endpoint wrapped, whoever
-    added it: no list of endpoints is kept. Where the scheduler is not ours nothing is checked.
+    added it: no list of endpoints is kept. `vllm run-batch` and Ray Serve have no such app; for them what makes a chat
+    or a completion is wrapped too: a request keeps the names that it does not know. Where the scheduler is not ours
+    nothing is checked.
 Upstream: none; FastAPI takes dependencies for a whole app, but only while it is made, and they end before the endpoint.
 Remove when: vLLM refuses unknown names, and checks constraints beside the event loop.
 """
@@ -16,9 +18,11 @@ from vllm_infogain.patches import wrap_once
 
 
 def apply() -> None:
-    from vllm_infogain.compat import api_server_entry
+    from vllm_infogain import compat
 
-    wrap_once(api_server_entry, "build_app", _with_checked_routes)
+    wrap_once(compat.api_server_entry, "build_app", _with_checked_routes)
+    wrap_once(compat.OpenAIServingChat, "create_chat_completion", _checked_request)
+    wrap_once(compat.OpenAIServingCompletion, "create_completion", _checked_request)
 
 
 def _with_checked_routes(build_app):
@@ -64,6 +68,23 @@ async def _check_names(route, request) -> None:
             check_body(body, fields, SAMPLING_DEFAULTS)
             if isinstance(given := body.get("sampling_params"), dict):
                 check_sampling_body(given, SAMPLING_DEFAULTS)
+
+
+def _checked_request(create):
+    async def wrapper(self, request, *args, **kwargs):
+        from vllm_infogain.engine.identity import is_active
+        from vllm_infogain.serving.admission import SAMPLING_DEFAULTS, refusing
+        from vllm_infogain.serving.bodies import check_body
+        from vllm_infogain.serving.checking import after_checks
+
+        if not is_active(self.engine_client.vllm_config):
+            return await create(self, request, *args, **kwargs)
+        given = {name: getattr(request, name) for name in request.model_fields_set}
+        with refusing():
+            check_body(given, type(request).model_fields, SAMPLING_DEFAULTS)
+        return await after_checks(partial(create, self, request, *args, **kwargs))
+
+    return wrapper
 
 
 def known_fields(route) -> frozenset[str]:

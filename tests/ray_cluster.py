@@ -14,7 +14,7 @@ from waiting import PATIENCE, wait_until
 
 RAY = Path(sys.executable).parent / "ray"
 HEAD = ["--head", "--port=0", "--include-dashboard=false"]
-NODE = ["--num-cpus=1", "--num-gpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
+NODE = ["--num-cpus=4", "--num-gpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
 MARK = "VLLM_INFOGAIN_TEST_CLUSTER"  # in the environment of every process that belongs to the cluster or uses it
 
 

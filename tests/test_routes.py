@@ -11,10 +11,17 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm_infogain.patches.route_check import known_fields, post_routes
 
 from vllm_infogain import plugin
-from vllm_infogain.compat import api_server_entry
+from vllm_infogain.compat import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    OpenAIServingChat,
+    OpenAIServingCompletion,
+    api_server_entry,
+)
 from vllm_infogain.engine import identity
 from vllm_infogain.request.params import PARSERS
 from vllm_infogain.request.settings import SETTINGS
+from vllm_infogain.serving.admission import RequestError
 
 EVERY_ROUTE = BODIES | RENDERING
 MISPLACED = {
@@ -98,3 +105,16 @@ def test_no_route_passes_over_a_name_of_ours(app, path):
 )
 def test_a_route_does_not_pass_over_what_it_cannot_do(app, path, fields, name):
     assert refusal(app, path, BODIES[path] | fields).startswith(f"{name}=")
+
+
+# What comes by no route: `vllm run-batch` and Ray Serve ask the endpoints' servers themselves.
+
+
+@pytest.mark.parametrize("name", MISPLACED)
+def test_what_is_asked_without_a_route_is_checked_too(app, name):
+    serving = SimpleNamespace(engine_client=app.state.engine_client)
+    given = {name: MISPLACED[name]}
+    with pytest.raises(RequestError, match=name):
+        asyncio.run(OpenAIServingChat.create_chat_completion(serving, ChatCompletionRequest(messages=[], **given)))
+    with pytest.raises(RequestError, match=name):
+        asyncio.run(OpenAIServingCompletion.create_completion(serving, CompletionRequest(prompt="1", **given)))

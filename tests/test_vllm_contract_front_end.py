@@ -13,6 +13,7 @@ import fastapi.routing
 import pytest
 from seams import attributes_read_by, attributes_set_by, calls_in, field_names, parameters
 from vllm.config import ObservabilityConfig
+from vllm.entrypoints.cli.run_batch import RunBatchSubcommand
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponseChoice
 from vllm.entrypoints.openai.completion.protocol import CompletionResponseChoice
 from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, DetokenizeResponse
@@ -57,6 +58,23 @@ def test_the_functions_our_patches_wrap_still_have_their_seams():
         EngineCoreRequest.__struct_fields__
     ), "process_inputs returns the complete request, which the check reads"
     assert isinstance(vars(compat.EngineArgs)["add_cli_args"], staticmethod), "the flag is added by wrapping it"
+
+
+def test_a_batch_file_is_still_run_where_we_check_it():
+    assert "run_batch_main" in calls_in(RunBatchSubcommand.cmd), "its `main` is wrapped; the command imports it late"
+    assert parameters(compat.run_batch.main) == ["args"]
+    assert parameters(compat.run_batch.read_file) == ["path_or_url"]
+    run = calls_in(compat.run_batch.run_batch)
+    assert "BatchRequestInput.model_validate_json" in run, "every line is read so, and what it raises ends the job"
+    made = calls_in(compat.run_batch.build_endpoint_registry)
+    assert "init_app_state" in made, "chats are made by the server's own endpoint"
+
+
+def test_what_is_asked_without_a_route_is_still_checked_where_a_response_is_made():
+    for create in (compat.OpenAIServingChat.create_chat_completion, compat.OpenAIServingCompletion.create_completion):
+        assert parameters(create)[:2] == ["self", "request"]
+    for request in (compat.ChatCompletionRequest, compat.CompletionRequest):
+        assert request.model_config["extra"] == "allow", "names it does not know are kept, and seen by our check"
 
 
 def test_an_engines_configuration_is_still_made_where_we_make_it_ours():

@@ -11,7 +11,7 @@ from vllm.distributed.parallel_state import graph_capture
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.generate.beam_search.offline import BeamSearchOfflineMixin
 from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
-from vllm.entrypoints.launchers import launcher
+from vllm.entrypoints.launchers import launcher, run_batch
 from vllm.entrypoints.launchers.api_server import entry as api_server_entry
 from vllm.entrypoints.openai.chat_completion.protocol import BatchChatCompletionRequest, ChatCompletionRequest
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
@@ -140,6 +140,7 @@ __all__ = [
     "lock_workspace",
     "parse_model_prompt",
     "reload_weights",
+    "run_batch",
     "set_cudagraph_capturing_enabled",
     "set_current_vllm_config",
     "set_forward_context",

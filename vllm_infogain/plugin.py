@@ -22,6 +22,7 @@ PATCHES = (
     "samples",
     "exit_code",
     "no_token_beams",
+    "run_batch",
 )
 
 
