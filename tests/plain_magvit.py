@@ -3,6 +3,8 @@
 import torch
 from torch.nn.functional import conv2d
 
+GROUPS = 8
+
 
 def encode(weights, pictures):
     x = _conv(weights, "encoder.conv_in", pictures)
@@ -41,7 +43,7 @@ def _conv(weights, name, x):
 
 
 def _norm(weights, name, x):
-    grouped = x.reshape(len(x), 32, -1)
+    grouped = x.reshape(len(x), GROUPS, -1)
     spread = (grouped - grouped.mean(-1, keepdim=True)).pow(2).mean(-1, keepdim=True)
     normed = ((grouped - grouped.mean(-1, keepdim=True)) / (spread + 1e-6).sqrt()).reshape(x.shape)
     return normed * weights[f"{name}.weight"][:, None, None] + weights[f"{name}.bias"][:, None, None]

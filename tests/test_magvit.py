@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from plain_magvit import decode, encode
+from plain_magvit import GROUPS, decode, encode
 
 from vllm_infogain.images.magvit import (
     Magvit,
@@ -15,7 +15,7 @@ from vllm_infogain.images.magvit import (
 
 SMALL = MagvitConfig(
     channels=32, encoder_multipliers=(1, 2, 2), encoder_blocks=(2, 1, 2), decoder_multipliers=(1, 1, 2),
-    decoder_blocks=(1, 2, 1), bits=6,
+    decoder_blocks=(1, 2, 1), bits=6, norm_groups=GROUPS,
 )  # fmt: skip
 
 
@@ -70,7 +70,9 @@ def test_pixels_are_cut_off_not_rounded():
 
 def test_a_released_checkpoint_has_the_names_and_the_size_of_ours():
     with torch.device("meta"):
-        weights = Magvit().state_dict()
+        released = Magvit()
+    weights = released.state_dict()
+    assert {module.num_groups for module in released.modules() if isinstance(module, torch.nn.GroupNorm)} == {32}
     assert len(weights) == 380  # of 382: the quantiser's two tables are computed
     assert sum(weight.numel() for weight in weights.values()) == pytest.approx(95.4e6, rel=1e-3)
     for name in ("encoder.down.1.block.0.nin_shortcut.weight", "encoder.down.3.downsample.conv.bias",
@@ -83,3 +85,14 @@ def test_a_released_checkpoint_has_the_names_and_the_size_of_ours():
 def test_tables_of_the_quantiser_in_a_checkpoint_are_left_out(tokenizer):
     tables = {"quantize.embedding": torch.ones(64, 6), "quantize.power_vals": torch.ones(6)}
     Magvit(SMALL).load_state_dict(without_buffers(tokenizer.state_dict() | tables))  # strict: every name is used
+
+
+@torch.no_grad()
+def test_a_checkpoint_of_another_shape_is_read_as_it_was_written(tokenizer, tmp_path):
+    tokenizer.save_checkpoint(tmp_path)
+    again, pictures = Magvit.from_checkpoint(tmp_path), torch.rand(1, 3, 16, 16) * 2 - 1
+    assert again.config == SMALL
+    torch.testing.assert_close(again.encoder(pictures), tokenizer.encoder(pictures), atol=0.05, rtol=0.05)  # fp16
+    torch.testing.assert_close(
+        again.decode(again.encode(pictures)), tokenizer.decode(again.encode(pictures)), atol=0.05, rtol=0.05
+    )

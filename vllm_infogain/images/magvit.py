@@ -4,13 +4,15 @@ A picture of H x W pixels is H/16 x W/16 codes of 13 bits. The quantiser looks n
 Modules and weights have the released names, so that `load_state_dict` reads a released checkpoint.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-NORM_GROUPS = 32
 NORM_EPSILON = 1e-6
 
 
@@ -23,6 +25,7 @@ class MagvitConfig:
         encoder_multipliers, decoder_multipliers: channels of each level, in `channels`; level 0 is full size.
         encoder_blocks, decoder_blocks: residual blocks of each level.
         bits: of a code; the codebook has 2 ** bits codes.
+        norm_groups: that the channels of any level are normalised in.
     """
 
     channels: int = 128
@@ -31,6 +34,7 @@ class MagvitConfig:
     decoder_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     decoder_blocks: tuple[int, ...] = (4, 4, 3, 4, 3)
     bits: int = 13
+    norm_groups: int = 32
 
     @property
     def pixels_per_code(self) -> int:
@@ -46,6 +50,25 @@ class Magvit(nn.Module):
         self.config = config or MagvitConfig()
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path) -> "Magvit":
+        """The tokenizer in a folder: `model.safetensors`, and a `config.json` that says its shape under "magvit".
+
+        The released `config.json` says nothing of a shape; without one, it is the released shape.
+        """
+        stated = folder / "config.json"
+        shape = json.loads(stated.read_text()).get("magvit", {}) if stated.exists() else {}
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in shape.items()}
+        model = cls(MagvitConfig(**fields))
+        model.load_state_dict(without_buffers(load_file(folder / "model.safetensors")))
+        return model.eval()
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Write what `from_checkpoint` reads, in fp16."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({"magvit": asdict(self.config)}, indent=2) + "\n")
+        save_file({name: weight.half() for name, weight in self.state_dict().items()}, folder / "model.safetensors")
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Codes of pictures.
@@ -104,10 +127,10 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         width, last = config.channels, len(widths) - 1
         for level, (wider, count) in enumerate(zip(widths, config.encoder_blocks, strict=True)):
-            self.down.append(_Level(width, wider, count, downsample=level < last))
+            self.down.append(_Level(width, wider, count, config.norm_groups, downsample=level < last))
             width = wider
-        self.mid = _Middle(width)
-        self.norm_out = _norm(width)
+        self.mid = _Middle(width, config.norm_groups)
+        self.norm_out = _norm(width, config.norm_groups)
         self.conv_out = _conv3(width, config.bits)
         self.quant_conv = nn.Conv2d(config.bits, config.bits, 1)
 
@@ -126,13 +149,15 @@ class Decoder(nn.Module):
         width = widths[-1]
         self.post_quant_conv = nn.Conv2d(config.bits, config.bits, 1)
         self.conv_in = _conv3(config.bits, width)
-        self.mid = _Middle(width)
+        self.mid = _Middle(width, config.norm_groups)
         levels = []
         for level in reversed(range(len(widths))):
-            levels.append(_Level(width, widths[level], config.decoder_blocks[level], upsample=level > 0))
+            levels.append(
+                _Level(width, widths[level], config.decoder_blocks[level], config.norm_groups, upsample=level > 0)
+            )
             width = widths[level]
         self.up = nn.ModuleList(reversed(levels))  # names count from full size; the smallest comes first
-        self.norm_out = _norm(width)
+        self.norm_out = _norm(width, config.norm_groups)
         self.conv_out = _conv3(width, 3)
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -145,9 +170,11 @@ class Decoder(nn.Module):
 class _Level(nn.Module):
     """Residual blocks of one size, then half or twice that size."""
 
-    def __init__(self, width: int, wider: int, count: int, *, downsample: bool = False, upsample: bool = False):
+    def __init__(
+        self, width: int, wider: int, count: int, groups: int, *, downsample: bool = False, upsample: bool = False
+    ):
         super().__init__()
-        self.block = nn.ModuleList(_Residual(width if not index else wider, wider) for index in range(count))
+        self.block = nn.ModuleList(_Residual(width if not index else wider, wider, groups) for index in range(count))
         if downsample:
             self.downsample = _Downsample(wider)
         if upsample:
@@ -163,21 +190,21 @@ class _Level(nn.Module):
 
 
 class _Middle(nn.Module):
-    def __init__(self, width: int):
+    def __init__(self, width: int, groups: int):
         super().__init__()
-        self.block_1 = _Residual(width, width)
-        self.attn_1 = _Attention(width)
-        self.block_2 = _Residual(width, width)
+        self.block_1 = _Residual(width, width, groups)
+        self.attn_1 = _Attention(width, groups)
+        self.block_2 = _Residual(width, width, groups)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(hidden)))
 
 
 class _Residual(nn.Module):
-    def __init__(self, width: int, wider: int):
+    def __init__(self, width: int, wider: int, groups: int):
         super().__init__()
-        self.norm1, self.conv1 = _norm(width), _conv3(width, wider)
-        self.norm2, self.conv2 = _norm(wider), _conv3(wider, wider)
+        self.norm1, self.conv1 = _norm(width, groups), _conv3(width, wider)
+        self.norm2, self.conv2 = _norm(wider, groups), _conv3(wider, wider)
         if width != wider:
             self.nin_shortcut = nn.Conv2d(width, wider, 1)
 
@@ -190,9 +217,9 @@ class _Residual(nn.Module):
 class _Attention(nn.Module):
     """One head over all places of the picture."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, groups: int):
         super().__init__()
-        self.norm = _norm(width)
+        self.norm = _norm(width, groups)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -224,5 +251,5 @@ def _conv3(width: int, wider: int) -> nn.Conv2d:
     return nn.Conv2d(width, wider, 3, padding=1)
 
 
-def _norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(NORM_GROUPS, width, eps=NORM_EPSILON)
+def _norm(width: int, groups: int) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, width, eps=NORM_EPSILON)
