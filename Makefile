@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One OpenMP thread: a second one makes models this small slower, and far slower on a busy core.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo check test serve lint setup browser clean
+.PHONY: demo check test test-slow serve lint setup browser clean
 
 demo: setup ## solve held-out puzzles with greedy samplers and with Info-Gain, on real vLLM
 	$(BIN)/python -m vllm_infogain.embedded.demo
@@ -15,6 +15,9 @@ check: setup lint ## what needs no engine to run, in 3 minutes: lint, types and 
 
 test: setup lint browser ## everything that must hold
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: setup ## what `make test` leaves out, as others of its tests prove the same, or nearly, in less time
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 serve: setup ## an OpenAI-compatible server of the embedded model on port 8000
 	$(BIN)/vllm serve --plugin infogain

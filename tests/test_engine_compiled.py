@@ -23,7 +23,12 @@ FAMILIES = {
 }
 
 
-@pytest.fixture(scope="module", params=[*FAMILIES, "infogain-tiny"])
+# Tracing is proved of every family by default, in test_graph_twin.py; what the compiler makes of a trace, of these.
+DEFAULT = ("sdar", "infogain-tiny")
+OTHERS = [pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES if family not in DEFAULT]
+
+
+@pytest.fixture(scope="module", params=[*DEFAULT, *OTHERS])
 def engine(request, tmp_path_factory):
     path, model = None, None  # the embedded model
     if request.param in FAMILIES:

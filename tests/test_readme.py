@@ -41,14 +41,17 @@ def test_no_page_has_a_command_that_is_not_run():
     assert set(MAKE) <= {line for block in blocks("sh") for line in lines_of(block)}
 
 
-@pytest.mark.parametrize(("command", "runs"), MAKE.items())
+@pytest.mark.parametrize(
+    ("command", "runs"), [*MAKE.items(), ("make test-slow", "-m pytest -n 2 --dist loadfile -m slow\n")]
+)
 def test_a_make_target_runs_what_is_tested(command: str, runs: str):
     plan = subprocess.run([*command.split(), "-n"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert runs in plan
 
 
-def test_ci_runs_the_readmes_test_command():
+def test_ci_runs_the_readmes_test_command_and_in_time_what_it_leaves_out():
     assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
+    assert "run: make test-slow\n" in (ROOT / ".github" / "workflows" / "slow.yml").read_text()
 
 
 # What a hub's LLaDA looks like to transformers: a config and a model class of its own, in files beside the weights.
