@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,18 @@ from vllm_infogain.sampling.frequencies import load_log_frequencies
 
 PUZZLE = Problem("sudoku", "sudoku\n..4.\n.1.2\n1...\n....", "")
 
+MODULES = [
+    path.relative_to(ROOT).as_posix()
+    for folder in ("vllm_infogain", "model_executors", "patches", "benchmarks", "tests")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
 # What each make command runs, and where that is tested.
 MAKE = {
     "make demo": "-m vllm_infogain.embedded.demo",  # test_demo.py
     "make check": '-m pytest -n 2 --dist loadfile -m "not engine"',
     "make test": "-m pytest -n 2 --dist loadfile\n",  # CI
+    "make test-slow": "-m pytest -n 2 --dist loadfile -m slow\n",  # a scheduled workflow
     "make serve": "vllm serve --plugin infogain",  # below
 }
 
@@ -41,9 +49,7 @@ def test_no_page_has_a_command_that_is_not_run():
     assert set(MAKE) <= {line for block in blocks("sh") for line in lines_of(block)}
 
 
-@pytest.mark.parametrize(
-    ("command", "runs"), [*MAKE.items(), ("make test-slow", "-m pytest -n 2 --dist loadfile -m slow\n")]
-)
+@pytest.mark.parametrize(("command", "runs"), MAKE.items())
 def test_a_make_target_runs_what_is_tested(command: str, runs: str):
     plan = subprocess.run([*command.split(), "-n"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert runs in plan
@@ -147,6 +153,34 @@ def test_every_parameter_and_sampler_is_in_the_reference():
         assert f"`{name}`" in samplers, name
 
 
+def measured() -> dict[tuple[str, str, str], str]:
+    """(settings, task, K) -> "accuracy %, seconds", of the table that the benchmark wrote."""
+    rows = [line.strip("| ").split(" | ") for line in PAGES["benchmarks/samplers.md"].splitlines() if "|" in line]
+    (_, _, *tasks), _, *rows = rows
+    figures = {}
+    for steps, settings, *cells in rows:
+        for task, cell in zip(tasks, cells, strict=True):
+            accuracy, _, _, seconds = cell.split(", ")
+            accuracy = accuracy.split(" ±")[0]
+            figures[settings, task, steps] = f"{accuracy} %, {seconds.removesuffix(' s')}"
+    return figures
+
+
+@pytest.mark.parametrize("path", ["README.md", "benchmarks/README.md"])
+def test_the_figures_of_the_samplers_are_those_that_were_measured(path: str):
+    table = PAGES[path][PAGES[path].index("| settings | Sudoku") :].split("\n\n")[0]
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    figures = measured()
+    for name, *cells in rows:
+        settings = re.sub(r"`|, which.*", "", name).replace("prune", "prune True")
+        settings = re.sub(r" (\d+)(?=,|$)", r" \1.0", settings)
+        task = ""
+        for column, cell in zip(head[1:], cells, strict=True):
+            *named, steps = column.split(", ")
+            task = named[0].lower() if named else task
+            assert cell == figures.get((settings, task, steps.removeprefix("K=")), ""), (name, column)
+
+
 @pytest.mark.engine
 def test_the_curl_commands_run_as_printed_against_the_plain_server():
     with serve("--plugin", "infogain") as url:
@@ -198,10 +232,19 @@ def test_relative_links_lead_to_files_and_headings_that_exist(path: str):
     assert not broken
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_files_that_a_page_names_exist(path: str):
+def prose_of(path: str) -> str:
+    """A page, or the docstrings and comments of a module."""
+    if path in PAGES:
+        return PAGES[path]
+    with (ROOT / path).open("rb") as source:
+        tokens = [*tokenize.tokenize(source.readline)]
+    return "\n".join(token.string for token in tokens if token.type == tokenize.COMMENT or token.string[:3] == '"""')
+
+
+@pytest.mark.parametrize("path", [*PAGES, *MODULES])
+def test_files_that_prose_names_exist(path: str):
     places = ((ROOT / path).parent, ROOT, ROOT / "vllm_infogain", ROOT / "tests")
-    named = re.findall(r"(?<![\w/])(?:\w+/)*\w+\.(?:py|md|sh)(?![\w/])", PAGES[path])
+    named = re.findall(r"(?<![\w/.])(?:\w+/)*\w+\.(?:py|md|sh)(?![\w/])", prose_of(path))
     folder = ""  # in the map of the architecture a name alone follows one of the same folder
     missing = set()
     for name in named:

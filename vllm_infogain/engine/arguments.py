@@ -17,7 +17,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 # By vLLM's front end, configuration, layers and worker, or by us. Some of their values are refused once the model is
-# known: startup.py.
+# known: config_check.py.
 HONOURED = {
     "the model and its files": _names(
         "model model_weights served_model_name tokenizer tokenizer_mode tokenizer_revision skip_tokenizer_init "

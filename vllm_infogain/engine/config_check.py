@@ -1,6 +1,6 @@
 """What an engine may be started with: settings under which it would serve wrongly, or not at all, end the start.
 
-Single arguments: engine_arguments.py. Here is what shows only in the whole configuration, or depends on the model.
+Single arguments: arguments.py. Here is what shows only in the whole configuration, or depends on the model.
 """
 
 from collections.abc import Iterable

@@ -15,7 +15,7 @@ def tell(
 
     Args:
         outputs: of this step, by client; they are added to.
-        messages: by request; see progress.py.
+        messages: by request; see serving/progress.py.
         clients: of the step's requests that were known before its output was taken.
     """
     told = {output.request_id: output for of_client in outputs.values() for output in of_client.outputs}

@@ -61,6 +61,6 @@ class StepResult(ModelRunnerOutput):
     """vLLM's runner output plus what the scheduler needs to plan the next step. Set by the runner."""
 
     next_forwards: dict[str, NextForward] = field(default_factory=dict)
-    # What the front end is told of requests: the `report` so far and the new denoising `steps`; see progress.py.
+    # What the front end is told of requests: the `report` so far, the new denoising `steps`; see serving/progress.py.
     messages: dict[str, dict[str, Any]] = field(default_factory=dict)
     stats: StepStats = field(default_factory=StepStats)
