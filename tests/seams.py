@@ -1,9 +1,10 @@
-"""Reading code: what functions take, what classes set and read. For the tests of the seams of vLLM."""
+"""Reading code: what functions take, what classes set and read, what files import."""
 
 import ast
 import dataclasses
 import inspect
 import textwrap
+from pathlib import Path
 
 
 def parameters(function) -> list[str]:
@@ -43,6 +44,17 @@ def calls_in(code) -> dict[str, ast.Call]:
     """The last call of each name in the body of a function or class."""
     body = parsed(inspect.unwrap(code))
     return {ast.unparse(node.func): node for node in ast.walk(body) if isinstance(node, ast.Call)}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Of a file, at its top or later: modules, and what is imported of them."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
 
 
 def is_self_attribute(node: ast.AST) -> bool:

@@ -1,11 +1,11 @@
 """Borders inside the package: who may import vLLM, which room may import which, and what works without vLLM."""
 
-import ast
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+from seams import imported_modules
 from waiting import PATIENCE
 
 import vllm_infogain
@@ -13,6 +13,7 @@ import vllm_infogain
 ROOT = Path(vllm_infogain.__file__).parents[1]
 MAY_IMPORT_VLLM = (
     "compat.py",
+    "engine/ray_on_cpu.py",  # a platform of vLLM, which it imports by itself
     "engine/worker.py",
     "embedded/evaluation.py",  # a user of vLLM's public API, like the demo
     "model_executors/",
@@ -41,16 +42,6 @@ ROOMS = {
     "patches": {"compat", "request", "grammar", "engine", "serving", "model_executors", "presets"},
     "plugin": {"model_executors"},
 }
-
-
-def imported_modules(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
 
 
 def sources() -> dict[str, Path]:

@@ -3,11 +3,14 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from seams import imported_modules
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,8 +48,21 @@ def test_vllm_finds_the_plugin_and_only_an_extra_needs_vllm(wheel: zipfile.ZipFi
     (info,) = {name.split("/")[0] for name in wheel.namelist() if name.split("/")[0].endswith(".dist-info")}
     entry_points = wheel.read(f"{info}/entry_points.txt").decode()
     assert "[vllm.general_plugins]\ninfogain = vllm_infogain.plugin:register" in entry_points
-    assert "[vllm.platform_plugins]\ninfogain = vllm_infogain.patches.ray_on_cpu:platform" in entry_points
+    assert "[vllm.platform_plugins]\ninfogain = vllm_infogain.engine.ray_on_cpu:platform" in entry_points
     metadata = Parser().parsestr(wheel.read(f"{info}/METADATA").decode())
     needs_vllm = [line for line in metadata.get_all("Requires-Dist") if line.startswith("vllm")]
     assert len(needs_vllm) == 1
     assert 'extra == "cuda"' in needs_vllm[0]
+
+
+def test_all_that_our_code_imports_is_named_as_needed():
+    imported = set()
+    for folder in ("vllm_infogain", "model_executors", "patches"):
+        for path in (ROOT / folder).rglob("*.py"):
+            imported |= {module.split(".")[0] for module in imported_modules(path)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    named = {Requirement(line).name for line in [*project["dependencies"], *extras["serving"], *extras["cuda"]]}
+    with_torch = {"triton"}  # its builds for CUDA bring it
+    assert imported - sys.stdlib_module_names - {"vllm_infogain"} - with_torch == named
+    assert set(extras["serving"]) <= set(extras["dev"])

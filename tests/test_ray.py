@@ -15,8 +15,9 @@ from ray_cluster import ray_cluster
 from server import serve
 from vllm.platforms.cpu import CpuPlatform
 from vllm.plugins import PLATFORM_PLUGINS_GROUP
-from vllm_infogain.patches import ray_on_cpu
 from waiting import PATIENCE
+
+from vllm_infogain.engine import ray_on_cpu
 
 JOBS = [
     *CACHED,
@@ -96,4 +97,4 @@ def test_the_switch_means_nothing_where_vllm_is_not_built_for_cpus(monkeypatch):
 def test_vllm_still_asks_for_what_the_entry_gives_and_has_none_of_its_own():
     (entry,) = importlib.metadata.entry_points(group=PLATFORM_PLUGINS_GROUP, name="infogain")
     assert entry.load() is ray_on_cpu.platform
-    assert CpuPlatform.ray_device_key == "", "vLLM's CPU platform names a Ray resource: remove patches/ray_on_cpu.py"
+    assert CpuPlatform.ray_device_key == "", "vLLM's CPU platform names a Ray resource: remove engine/ray_on_cpu.py"

