@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from vllm_infogain.embedded.card import model_card
 from vllm_infogain.embedded.data import Batch, build_pool, draw_batch
-from vllm_infogain.embedded.evaluate import accuracies
 from vllm_infogain.embedded.tokenizer import EOS, MASK, MAX_LENGTH, VOCAB, save_tokenizer
+from vllm_infogain.embedded.validation import accuracies
 from vllm_infogain.reference.llada import LLaDA, LLaDAShape
 
 SHAPE = LLaDAShape(

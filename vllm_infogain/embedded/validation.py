@@ -1,4 +1,4 @@
-"""Held-out accuracy of infogain-tiny under the plainest decoder: the surest position first, one token per step."""
+"""Accuracy on held-out problems while infogain-tiny is trained, without vLLM: the surest position first, one a step."""
 
 from functools import partial
 from random import Random
@@ -29,7 +29,7 @@ def decode(model: LLaDA, prompts: Tensor, canvas: int, per_step: int = 1) -> Ten
     return ids[:, start:]
 
 
-def solve(model: LLaDA, problems: list[tasks.Problem], per_step: int = 1) -> list[bool]:
+def are_solved(model: LLaDA, problems: list[tasks.Problem], per_step: int = 1) -> list[bool]:
     """Whether each problem is solved, on its task's canvas."""
     device = next(model.parameters()).device
     encoded = [encode_prompt(problem.prompt) for problem in problems]
@@ -43,7 +43,7 @@ def solve(model: LLaDA, problems: list[tasks.Problem], per_step: int = 1) -> lis
     return solved
 
 
-def held_out_problems(count: int, seed: int = 1) -> dict[str, list[tasks.Problem]]:
+def validation_problems(count: int, seed: int = 1) -> dict[str, list[tasks.Problem]]:
     """`count` problems per task, held out where the task has a split."""
     rng = Random(seed)
     makers = {f"sudoku, {n} givens": partial(tasks.sudoku, rng, "test", n) for n in (0, 2, 4, 6, 8)}
@@ -58,5 +58,5 @@ def held_out_problems(count: int, seed: int = 1) -> dict[str, list[tasks.Problem
 
 def accuracies(model: LLaDA, count: int = 300, per_step: int = 1) -> dict[str, float]:
     """Share of problems solved, per task."""
-    problems = held_out_problems(count)
-    return {name: sum(solve(model, group, per_step)) / count for name, group in problems.items()}
+    problems = validation_problems(count)
+    return {name: sum(are_solved(model, group, per_step)) / count for name, group in problems.items()}
