@@ -21,11 +21,13 @@ def apply() -> None:
 
 def _with_ours(init):
     def wrapper(self, vllm_config, *args, **kwargs):
+        from vllm_infogain.compat import PrometheusStatLogger
         from vllm_infogain.engine.identity import is_active
         from vllm_infogain.engine.metrics import InfoGainStatLogger
 
         init(self, vllm_config, *args, **kwargs)
         if is_active(vllm_config):
-            self.stat_loggers.insert(0, InfoGainStatLogger(vllm_config, self.engine_indexes))
+            theirs = next(logger for logger in self.stat_loggers if isinstance(logger, PrometheusStatLogger))
+            self.stat_loggers.insert(0, InfoGainStatLogger(vllm_config, self.engine_indexes, theirs))
 
     return wrapper

@@ -14,21 +14,21 @@ from waiting import PATIENCE, wait_until
 
 RAY = Path(sys.executable).parent / "ray"
 HEAD = ["--head", "--port=0", "--include-dashboard=false"]
-NODE = ["--num-cpus=4", "--num-gpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
+NODE = ["--num-gpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
 MARK = "VLLM_INFOGAIN_TEST_CLUSTER"  # in the environment of every process that belongs to the cluster or uses it
 
 
 @contextmanager
-def ray_cluster(nodes: int) -> Iterator[dict[str, str]]:
-    """Nodes of one GPU each; yields the environment that vLLM needs to use them. No process outlives it."""
+def ray_cluster(nodes: int, cpus: int = 1) -> Iterator[dict[str, str]]:
+    """Nodes of one GPU and so many CPUs each; yields what vLLM's environment needs. No process outlives it."""
     # Ray's sockets lie in it, and the path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         environment = {"VLLM_INFOGAIN_CPU_RAY": "1", "OMP_NUM_THREADS": "1", MARK: folder}
         try:
-            _start_node([*HEAD, f"--temp-dir={folder}"], environment, folder)
+            _start_node([*HEAD, f"--num-cpus={cpus}", f"--temp-dir={folder}"], environment, folder)
             address = (Path(folder) / "ray_current_cluster").read_text().strip()
             for _ in range(nodes - 1):
-                _start_node([f"--address={address}"], environment, folder)
+                _start_node([f"--num-cpus={cpus}", f"--address={address}"], environment, folder)
             yield environment | {"RAY_ADDRESS": address}
         finally:
             _stop(folder)

@@ -16,6 +16,8 @@ from engines import MASK_ID, Job, running
 from prometheus_client import REGISTRY
 from scrape import scrape, total, wait_for
 from server import openai_client, serve_tiny
+from vllm.v1.metrics import ray_wrappers
+from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 from vllm_infogain.patches import stat_logger
 from waiting import wait_until
 
@@ -326,9 +328,17 @@ def stub_config(scheduler: str = identity.SCHEDULER, endpoint: str | None = None
     )
 
 
-def manager(config: Any) -> Any:
+class VLLMsOwn(compat.PrometheusStatLogger):
+    def __init__(self) -> None: ...
+
+
+class VLLMsOwnByRay(RayPrometheusStatLogger):
+    def __init__(self) -> None: ...
+
+
+def manager(config: Any, theirs: compat.PrometheusStatLogger | None = None) -> Any:
     def init(self, vllm_config, engine_idxs=None):
-        self.engine_indexes, self.stat_loggers = engine_idxs, ["vLLM's own"]
+        self.engine_indexes, self.stat_loggers = engine_idxs, [theirs or VLLMsOwn()]
 
     made = SimpleNamespace()
     stat_logger._with_ours(init)(made, vllm_config=config, engine_idxs=[0, 1])
@@ -336,10 +346,38 @@ def manager(config: Any) -> Any:
 
 
 def test_only_an_engine_of_ours_gets_our_logger_and_in_front_of_vllms():
-    assert manager(stub_config("vllm.v1.core.sched.scheduler.Scheduler")).stat_loggers == ["vLLM's own"]
+    (alone,) = manager(stub_config("vllm.v1.core.sched.scheduler.Scheduler")).stat_loggers
+    assert isinstance(alone, VLLMsOwn)
     ours, theirs = manager(stub_config()).stat_loggers
     assert isinstance(ours, metrics.InfoGainStatLogger)
-    assert theirs == "vLLM's own"
+    assert isinstance(theirs, VLLMsOwn)
+
+
+def test_where_vllms_metrics_are_rays_ours_are_too(monkeypatch):
+    kept: dict[tuple[str, str], list[float]] = {}
+
+    class Metric:
+        """As Ray's: bounds are positive, and every tag has a value."""
+
+        def __init__(self, name, description, tag_keys, boundaries=(1,)):
+            assert min(boundaries) > 0
+            self.name, self._tag_keys = name, tag_keys
+
+        def inc(self, value, tags):
+            assert set(tags) == set(self._tag_keys)
+            kept.setdefault((self.name, tags["engine"]), []).append(value)
+
+        set = observe = inc
+
+    kinds = SimpleNamespace(Counter=Metric, Gauge=Metric, Histogram=Metric)
+    monkeypatch.setattr(ray_wrappers, "ray_metrics", kinds)
+    step = stats_of(StepStats(counts={"steps": 3}, objectives=(-0.5, 0.25), token_entropies=(0.5,)))
+    manager(stub_config(), VLLMsOwnByRay()).stat_loggers[0].record(step, None, engine_idx=1)
+    assert kept["infogain_steps", "1"] == [3]
+    assert kept["infogain_scratch_pages", "1"] == [7]
+    assert kept["infogain_entropy_per_token_nats", "1"] == [0.5]
+    assert "infogain_objective_nats" not in {name for name, _ in kept}, "it takes negative values, which Ray's cannot"
+    assert REGISTRY.get_sample_value("infogain:steps_total", {"model_name": "stub", "engine": "1"}) is None
 
 
 def test_a_second_engine_of_a_process_starts_from_zero():

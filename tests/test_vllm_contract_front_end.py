@@ -239,6 +239,12 @@ def test_the_seams_that_our_metrics_use_are_there():
     ours, theirs = (parameters(cls.record) for cls in (metrics.InfoGainStatLogger, compat.AggregateStatLoggerBase))
     assert ours == theirs, "the manager calls every logger alike"
     assert not metrics.InfoGainStatLogger.__abstractmethods__, "vLLM wants something more of a logger"
+    assert "PrometheusStatLogger" in calls_in(compat.StatLoggerManager.__init__), (
+        "one of them is always among the loggers"
+    )
+    assert {"_counter_cls", "_gauge_cls", "_histogram_cls"} <= attributes_read_by(compat.PrometheusStatLogger), (
+        "its metrics are of these kinds, and so are ours"
+    )
 
 
 def test_a_span_takes_what_we_give_it():

@@ -50,7 +50,7 @@ from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import RequestState
 from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
-from vllm.v1.metrics.loggers import AggregateStatLoggerBase, StatLoggerManager
+from vllm.v1.metrics.loggers import AggregateStatLoggerBase, PrometheusStatLogger, StatLoggerManager
 from vllm.v1.metrics.stats import RequestStateStats, SchedulerStats
 from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
@@ -103,6 +103,7 @@ __all__ = [
     "OpenAIServingResponses",
     "ParentRequest",
     "PauseState",
+    "PrometheusStatLogger",
     "Request",
     "RequestOutputKind",
     "RequestState",

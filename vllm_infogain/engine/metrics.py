@@ -7,11 +7,12 @@ loggers hand it to a KV connector and fail where there is none, so ours comes be
 from contextlib import suppress
 from typing import Any
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+import prometheus_client
 
 from vllm_infogain.compat import (
     AggregateStatLoggerBase,
     ModelRunnerOutput,
+    PrometheusStatLogger,
     SchedulerStats,
     VllmConfig,
     instrument_manual,
@@ -107,14 +108,19 @@ def take(scheduler_stats: SchedulerStats | None) -> dict[str, Any] | None:
 
 
 class InfoGainStatLogger(AggregateStatLoggerBase):
-    """Our metrics of all engines behind one front end, in prometheus_client's registry, which vLLM serves."""
+    """Our metrics of all engines behind one front end.
 
-    _registered: list[Counter | Gauge | Histogram] = []  # of this process, whose registry takes a name once
+    They are kept as those of vLLM's logger are: in prometheus_client's registry, which vLLM serves, or by Ray.
+    """
 
-    def __init__(self, vllm_config: VllmConfig, engine_indexes: list[int]) -> None:
+    _registered: list[Any] = []  # metrics of this process, whose registry takes a name once
+
+    def __init__(self, vllm_config: VllmConfig, engine_indexes: list[int], theirs: PrometheusStatLogger) -> None:
         while self._registered:
             with suppress(KeyError):  # vLLM's logger took those out that bear its prefix
-                REGISTRY.unregister(self._registered.pop())
+                prometheus_client.REGISTRY.unregister(self._registered.pop())
+        Counter, Gauge, Histogram = theirs._counter_cls, theirs._gauge_cls, theirs._histogram_cls  # noqa: N806
+        takes_negative = issubclass(Histogram, prometheus_client.Histogram)  # Ray's has positive bounds only
         # Labels as on vLLM's own metrics.
         self._model = vllm_config.model_config.served_model_name
         self._engines = engine_indexes
@@ -125,9 +131,11 @@ class InfoGainStatLogger(AggregateStatLoggerBase):
             key: self._new(Gauge, name, text, multiprocess_mode="mostrecent") for key, (name, text) in GAUGES.items()
         }
         self._histograms = {
-            key: self._new(Histogram, name, text, buckets=buckets) for key, (name, text, buckets) in HISTOGRAMS.items()
+            key: self._new(Histogram, name, text, buckets=buckets)
+            for key, (name, text, buckets) in HISTOGRAMS.items()
+            if takes_negative or min(buckets) > 0
         }
-        self._objective_sum = self._new(Gauge, *OBJECTIVE_SUM, multiprocess_mode="sum")
+        self._objective_sum = self._new(Gauge, *OBJECTIVE_SUM, multiprocess_mode="sum") if takes_negative else {}
         self._seconds = {
             phase: {engine: counter.labels(self._model, str(engine), phase) for engine in engine_indexes}
             for counter in [self._register(Counter(*SECONDS, labelnames=["model_name", "engine", "phase"]))]
@@ -156,7 +164,8 @@ class InfoGainStatLogger(AggregateStatLoggerBase):
         for name, histogram in self._histograms.items():
             for value in stats[name]:
                 histogram[engine_idx].observe(value)
-        self._objective_sum[engine_idx].inc(sum(stats["objectives"]))
+        if self._objective_sum:
+            self._objective_sum[engine_idx].inc(sum(stats["objectives"]))
         for phase, seconds in stats["seconds"].items():
             self._seconds[phase][engine_idx].inc(seconds)
 
