@@ -31,7 +31,7 @@ def measure_apart(**task: Any) -> dict[str, Any]:
 
 
 def forget_peak() -> None:
-    """Start the process's memory peak anew, where Linux allows it; else it is that of the whole process."""
+    """Reset the process's memory peak, where Linux allows it; elsewhere the peak is that of the whole process."""
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")

@@ -1,4 +1,4 @@
-"""Ours beside something else: the oracle's tokens, the authors' loop, the exact mode."""
+"""Ours compared with something else: the oracle's tokens, the authors' loop, the exact mode."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -118,7 +118,7 @@ def against_loop(llm: Any, model: LLaDA, blocks: Sequence[int], steps_sampled: i
 
 
 def decode_order(report: dict[str, Any]) -> list[tuple[int, int]]:
-    """(offset in the canvas, token) in the order written."""
+    """(canvas offset, token) in the order written."""
     steps = report["trajectory"]
     return [pair for step in steps for pair in zip(step["positions"], step["tokens"], strict=True)]
 

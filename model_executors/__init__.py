@@ -4,7 +4,7 @@ An executor offers vLLM's model interface (`forward`, `compute_logits`, `load_we
 `mask_token_id` and, as facts of the family that no config.json states, two class attributes. `attention_kind`: "full"
 (every position sees every other) or "block_causal" (its own block of `block_size` positions and those before).
 `predicts`: the position that row i of the logits is of, "same" (i; the default) or "next" (i + 1).
-To add a family, write one file and one row in each table.
+How to add a family: README.md.
 """
 
 # Architecture name in a checkpoint's config.json -> executor, imported only when a checkpoint asks for it.

@@ -1,4 +1,4 @@
-"""LLaDA (8B Base, Instruct, 1.5) from vLLM's tensor-parallel layers. Facts: the released modeling code and configs.
+"""LLaDA (8B Base, Instruct, 1.5) from vLLM's tensor-parallel layers, after the released modeling code and configs.
 
 A Llama-like stack with OLMo's names: pre-norm RMSNorm, rotary embeddings in fp32, SwiGLU, no biases, an untied head
 unless `weight_tying`. Attention looks both ways; the runner says so in the attention metadata (`causal=False`).

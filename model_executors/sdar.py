@@ -1,6 +1,6 @@
 """SDAR and TraDo (dense): Qwen3 by weights, names and arithmetic; row i predicts position i.
 
-Only attention differs, and the layers have no say in it: the runner gives the metadata (`causal=False`, and for a
+Only attention differs, and the layers do not decide it: the runner gives the metadata (`causal=False`, and for a
 block the cached blocks before it). RoPE runs in the model's dtype, as in the released modeling code.
 """
 

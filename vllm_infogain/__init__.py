@@ -50,11 +50,11 @@ def report(output: Any) -> dict[str, Any]:
     """How a `vllm.RequestOutput` (its first sample) or a `vllm.CompletionOutput` (that sample) was decoded.
 
     Returns:
-        steps, forwards, refreshes (forwards that computed the cached keys and values anew), rows, canvas_positions and
-        candidate_rows (those of the rows that lie on the canvas, that look-ahead computed), candidates, written
-        (positions), bypassed_steps, cumulative_entropy (nats); of an output that is not finished, so far. If the
-        request asked for it with `return_trajectory`, also `trajectory` (every step) and `decode_order` (for each place
-        of the canvas the step it was written at, None for text that stood there).
+        steps, forwards, refreshes (forwards that computed the cached keys and values anew), rows, canvas_positions
+        (rows on the canvas), candidate_rows (rows that look-ahead computed), candidates, written (positions),
+        bypassed_steps, cumulative_entropy (nats); if the output is not finished, so far. If the request asked for it
+        with `return_trajectory`, also `trajectory` (every step) and `decode_order` (for each canvas offset the step in
+        which it was written, None for text that stood there).
 
     Raises:
         ValueError: there is none: the engine is not of this package, or the request ended before its first step.
@@ -62,7 +62,7 @@ def report(output: Any) -> dict[str, Any]:
     sample = output.outputs[0] if hasattr(output, "outputs") else output
     if not hasattr(sample, "infogain"):
         raise ValueError(
-            f"no report in {sample!r}: it ended before its first step, or comes of another engine; "
+            f"no report in {sample!r}: it ended before its first step, or comes from another engine; "
             "make yours with LLM(model, **vllm_infogain.engine_args())"
         )
     return sample.infogain.report

@@ -1,4 +1,4 @@
-"""Entry point of the vLLM plugin: `register()` runs in every vLLM process, and changes nothing for others' models.
+"""Entry point of the vLLM plugin. `register()` runs in every vLLM process; models of other families stay as they are.
 
 What it adds: our architectures in vLLM's model registry, our worker and scheduler for engines of these, the flag
 `--plugin infogain`, and a check at admission and metrics, which act only on engines whose scheduler is ours.

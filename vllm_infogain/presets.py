@@ -65,7 +65,7 @@ def join(ours: dict[str, Any], theirs: Any, given: Collection[str]) -> Any:
 
 def _without(ours: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """Those of our fields that nothing among the names given sets, or rules out."""
-    # vLLM refuses a largest size beside sizes of which it is not the largest.
+    # vLLM refuses a largest size that is not the largest of the sizes given beside it.
     ruled_out = {"max_cudagraph_capture_size"} if "cudagraph_capture_sizes" in given else set()
     return {name: value for name, value in ours.items() if name not in ruled_out | given}
 
