@@ -80,6 +80,29 @@ def test_no_circle_leads_through_the_rooms():
         below = {name: rooms for name, rooms in below.items() if name not in lowest}
 
 
+def test_no_circle_leads_through_the_modules():
+    # A module's own folder aside: importing it runs the folder's `__init__`, which may import the module.
+    names = {_module_name(name): path for name, path in sources().items() if not name.endswith("__init__.py")}
+    imports = {
+        name: {
+            candidate
+            for module in imported_modules(path)
+            for candidate in (module, module.rpartition(".")[0])
+            if candidate in names
+        }
+        for name, path in names.items()
+    }
+    while imports:
+        lowest = [name for name, modules in imports.items() if not modules & imports.keys()]
+        assert lowest, f"a circle among {sorted(imports)}, or below them"
+        imports = {name: modules for name, modules in imports.items() if name not in lowest}
+
+
+def _module_name(source: str) -> str:
+    """Of `sampling/rows.py`: vllm_infogain.sampling.rows."""
+    return "vllm_infogain." + source.removesuffix(".py").replace("/", ".")
+
+
 def test_a_request_is_parsed_at_admission_and_by_the_scheduler_never_by_the_worker():
     parser = "vllm_infogain.request.from_vllm.decoding_params"
     importers = {name for name, path in sources().items() if parser in imported_modules(path)}

@@ -1,3 +1,4 @@
-"""The engine core's process (scheduler) and its workers (runner). May import `request`, `grammar` and `sampling`; never
-`serving`.
+"""The engine core's process (scheduler) and its workers (runner). A step is an engine step here.
+
+May import `request`, `grammar`, `sampling`, `model_executors` and `compat`; never `serving`.
 """

@@ -1,6 +1,6 @@
-"""What becomes of every engine argument of vLLM, 0.32 and 0.33: honoured, without meaning for our models, or refused.
+"""Every engine argument of vLLM 0.32 and 0.33: honoured, without meaning for our models, or refused.
 
-An argument that a new vLLM adds fails `tests/test_engine_arguments.py` until it stands here.
+An argument that a new vLLM adds fails `tests/test_engine_arguments.py` until it is listed here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,8 +16,8 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# By vLLM's front end, configuration, layers and worker, or by us. Some of their values are refused once the model is
-# known: config_check.py.
+# Honoured by vLLM's front end, configuration, layers and worker, or by us. Some of their values are refused once the
+# model is known: config_check.py.
 HONOURED = {
     "the model and its files": _names(
         "model model_weights served_model_name tokenizer tokenizer_mode tokenizer_revision skip_tokenizer_init "
@@ -55,7 +55,7 @@ HONOURED = {
         "kv_cache_metrics kv_cache_metrics_sample custom_histogram_buckets enable_logging_iteration_details"
     ),
 }
-# Of things that none of our models has, or that are refused as a whole: vLLM passes over them for such models, too.
+# About things that none of our models has, or that are refused as a whole. vLLM ignores them for such models, too.
 NEUTRAL = {
     "images, sound and video": _names(
         "allowed_local_media_path allowed_media_domains language_model_only limit_mm_per_prompt enable_mm_embeds "

@@ -125,9 +125,9 @@ def _segments(group: SequenceGroup) -> tuple[list[int], list[int]]:
 
     So a prompt of P positions in blocks of b is P / b segments, and its first forward reads P^2 / 2b keys per layer; in
     one segment a kernel reads them once for every tile of rows, 64 or 128 of them. Fewer segments would not be exact:
-    rows of one segment attend to the same keys, or, causal, each to one key more than the row before it. A mask over
-    blocks is what the back ends do not take but FLEX_ATTENTION, which is refused, and TRITON_ATTN as a list of ranges,
-    all of which every tile goes through. Later blocks are one or two segments.
+    rows of one segment attend to the same keys, or, causal, each to one key more than the row before it. No back end
+    takes a mask over blocks but two: FLEX_ATTENTION, which is refused, and TRITON_ATTN, as a list of ranges, all of
+    which every tile goes through. Later blocks are one or two segments.
     """
     rows = group.window.rows
     if not group.block:

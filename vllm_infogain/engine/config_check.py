@@ -1,6 +1,6 @@
-"""What an engine may be started with: settings under which it would serve wrongly, or not at all, end the start.
+"""Checks at start-up: a configuration under which the engine would serve wrongly, or not at all, is refused.
 
-Single arguments: arguments.py. Here is what shows only in the whole configuration, or depends on the model.
+Single arguments are checked in arguments.py. These checks need the whole configuration, or the model.
 """
 
 from collections.abc import Iterable
@@ -21,8 +21,8 @@ from vllm_infogain.request.from_vllm import block_causal_size
 
 logger = init_logger("vllm.infogain")
 
-# A segment of ours is a sequence to them, and a step has more segments than requests; other backends allocate by the
-# number of requests, or cannot look both ways.
+# To them a segment of ours is a sequence, and a step has more segments than requests. Other backends allocate by the
+# number of requests, or attend in one direction only.
 ATTENTION_BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
 
 
@@ -97,7 +97,7 @@ def _check_graphs(config: VllmConfig) -> None:
 
 
 def check_model(model_config: Any) -> None:
-    """Refuse a model that was not trained to fill masks, or whose mask is none: it would answer nonsense.
+    """Refuse a model that was not trained to fill masks, or that has no such mask token: it would write nonsense.
 
     Raises:
         ParameterError (a ValueError): names the model, or the mask id, and the remedy.

@@ -1,4 +1,4 @@
-"""By what an engine is known to be ours. Imports neither torch nor vLLM."""
+"""How to tell that an engine is ours. Imports neither torch nor vLLM."""
 
 from typing import Any
 

@@ -1,12 +1,12 @@
 """Where the positions of a sequence lie in its KV pages, so that all candidates read one copy of what they share.
 
-Attention in both directions does not ask in which order keys come (rotary embeddings are applied before they are
+For attention in both directions the order of keys does not matter (rotary embeddings are applied before they are
 stored). So what the candidates share goes first, the window in which they differ follows, in pages of each sequence's
 own, and the rest of what they share, less than a page, comes last:
 
     shared pages, full | own pages: the window | the last shared page, part full
 
-Where the window is no whole number of pages, its first own page begins with shared positions; that page is copied to
+If the window is no whole number of pages, its first own page begins with shared positions; that page is copied to
 every candidate before they run. Block-causal models keep the order of the text, because finished pages stay.
 """
 

@@ -1,4 +1,4 @@
-"""What the scheduler keeps of a request beside vLLM's own record of it."""
+"""What the scheduler knows of a request beside vLLM's own record of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RequestState:
 
     params: DecodingParams
     length: int  # positions of one sequence
-    largest_rows: int  # that its candidates can differ in at once
+    largest_rows: int  # rows of its largest group of candidates
     largest_scratch: int  # scratch pages that its largest group needs
     klass_mib: float  # of log-probabilities that the worker keeps for it from step to step
     shares_pages: bool  # with requests of the same prefix and block length: no page of it depends on what lies behind

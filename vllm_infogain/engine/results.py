@@ -1,4 +1,4 @@
-"""What a step sends back to the scheduler: tokens that became final, their log-probabilities, what there is to say."""
+"""What an engine step sends to the scheduler: final tokens, their log-probabilities, and messages for the front end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -52,8 +52,8 @@ def _logprobs(by_request: list[list[TokenLogprob]]) -> LogprobsLists | None:
     rows = [token for request in by_request for token in request]
     if not rows:
         return None
-    # Requests ask for different numbers of alternatives, and a token that stood there has none. vLLM makes a dictionary
-    # of as many entries as were asked for: filled up with the token itself, it says nothing twice.
+    # Requests ask for different numbers of alternatives, and a given token has none. vLLM makes a dictionary of each
+    # row, so a row that is filled up with the token itself gains nothing.
     width = max(len(row.tokens) for row in rows)
     missing = [width - len(row.tokens) for row in rows]
     tokens = [[row.token, *row.tokens, *[row.token] * more] for row, more in zip(rows, missing, strict=True)]

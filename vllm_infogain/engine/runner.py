@@ -131,7 +131,7 @@ class InfoGainRunner(ModelHost):
         )
 
     def _turns(self, asked: list[tuple[Decoder, int]]) -> Iterator[list[tuple[Decoder, int, bool]]]:
-        """Cut what was asked for so that a turn's logits fit: decoder, sequences, whether they are its first."""
+        """Cut the groups into turns whose logits fit at once: decoder, sequences, whether they are its first."""
         turn: list[tuple[Decoder, int, bool]] = []
         room = self.logit_rows
         for decoder, count in asked:

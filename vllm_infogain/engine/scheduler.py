@@ -72,7 +72,7 @@ class InfoGainScheduler(Scheduler):
             state.recompute_from = 0
 
     def _time_out(self) -> None:
-        """End requests that have been here for too long; what they hold is free for this step already."""
+        """End requests that have been here for too long. Their pages are free for this step already."""
         if not self.settings.request_timeout:
             return
         latest = time.time() - self.settings.request_timeout
@@ -81,11 +81,11 @@ class InfoGainScheduler(Scheduler):
         self._timed_out += late
 
     def _key_pages(self, request: Request, state: RequestState) -> None:
-        """K and V depend on the block length: only requests of the same one find each other's pages."""
+        """K and V depend on the block length: only requests of the same block length find each other's pages."""
         if not state.shares_pages:
             request.skip_reading_prefix_cache = True
             return
-        # In front of the client's own salt, which may hold anything: no two pairs of length and salt are spelt alike.
+        # In front of the client's own salt, which may hold anything: no two pairs of length and salt give one text.
         request.cache_salt = f"{state.params.block_length}:{request.cache_salt or ''}"
         request.block_hashes.clear()
         request.update_block_hashes()
@@ -98,9 +98,9 @@ class InfoGainScheduler(Scheduler):
         self._time_out()
         self._admit()
         budget = 0 if self._pause_state == PauseState.PAUSED_ALL else self.max_num_scheduled_tokens
-        # Where nobody waits to join, nor watches, the worker may go on for a few forwards: it gets the scratch
+        # If nobody waits to join and nobody watches, the worker may run a few forwards by itself: it gets the scratch
         # pages that any of them can need.
-        states = [self._states[request.request_id] for request in self.running]
+        states = self._running_states()
         may_go_on = (
             not self.waiting
             and all(state.recompute_from is None and state.params.stream_mode == "block" for state in states)
@@ -130,46 +130,62 @@ class InfoGainScheduler(Scheduler):
             request = next(filter(self._is_compiled, self.waiting), None)
             if request is None:
                 return
-            state = self._states[request.request_id]
-            others = [self._states[other.request_id] for other in self.running]
-            if others and sum(other.largest_rows for other in others) + state.largest_rows > self.settings.server_rows:
+            if not self._is_within_limits(request) or not self._allocate(request):
                 return
-            if state.klass_mib and sum(one.klass_mib for one in (*others, state)) > self.settings.klass_mib:
-                return
-            further = state.params.num_cached_states - 1
-            known, computed = None, 0
-            if not state.is_known and not further:
-                known, computed, _ = self.kv_cache_manager.get_computed_blocks(request)
-            # Leave room for the largest group, so that look-ahead is evaluated whole; a lone request takes what is.
-            scratch = max(one.largest_scratch for one in (*others, state))
-            blocks = self.kv_cache_manager.allocate_slots(
-                request,
-                state.length - computed,
-                num_new_computed_tokens=computed,
-                new_computed_blocks=known,
-                delay_cache_blocks=True,  # pages are cached once what they hold is final
-                reserved_blocks=further * self._pages(state) + (scratch if others else 0),
-                has_scheduled_reqs=bool(others),
-            )
-            if blocks is None:
-                return
-            pool = self.kv_cache_manager.block_pool
-            state.extra_cached_pages = [pool.get_new_blocks(self._pages(state)) for _ in range(further)]
-            if known is not None:
-                self.kv_cache_manager.record_prefix_cache_stats(request, computed)
-            request.num_computed_tokens = computed  # what the worker need not compute; told it once
             self.waiting.remove_request(request)
             self.deferred_waiting.discard(request)  # where vLLM counts those whose grammar is being compiled
-            self.running.append(request)
-            request.status = RequestStatus.RUNNING
-            if request.prefill_stats and request.num_preemptions == 0:
-                request.prefill_stats.set(
-                    num_prompt_tokens=request.num_prompt_tokens,
-                    num_local_cached_tokens=computed,
-                    num_external_cached_tokens=0,
-                )
-            if self.log_stats:
-                request.record_event(EngineCoreEventType.SCHEDULED, time.monotonic())
+            self._start(request)
+
+    def _is_within_limits(self, request: Request) -> bool:
+        """Whether the server's limits of rows and of KLASS's memory admit it beside the running requests."""
+        state, others = self._states[request.request_id], self._running_states()
+        rows = sum(other.largest_rows for other in others) + state.largest_rows
+        if others and rows > self.settings.server_rows:
+            return False
+        return not state.klass_mib or sum(one.klass_mib for one in (*others, state)) <= self.settings.klass_mib
+
+    def _allocate(self, request: Request) -> bool:
+        """Take the pages of its cached states, and those that requests of the same prefix have filled; or none."""
+        state, others = self._states[request.request_id], self._running_states()
+        extra = state.params.num_cached_states - 1
+        found, computed = None, 0
+        if not state.is_known and not extra:
+            found, computed, _ = self.kv_cache_manager.get_computed_blocks(request)
+        # Leave room for the largest group, so that look-ahead is evaluated whole; a lone request takes what is there.
+        scratch = max(one.largest_scratch for one in (*others, state))
+        blocks = self.kv_cache_manager.allocate_slots(
+            request,
+            state.length - computed,
+            num_new_computed_tokens=computed,
+            new_computed_blocks=found,
+            delay_cache_blocks=True,  # pages are cached once what they hold is final
+            reserved_blocks=extra * self._pages(state) + (scratch if others else 0),
+            has_scheduled_reqs=bool(others),
+        )
+        if blocks is None:
+            return False
+        pool = self.kv_cache_manager.block_pool
+        state.extra_cached_pages = [pool.get_new_blocks(self._pages(state)) for _ in range(extra)]
+        if found is not None:
+            self.kv_cache_manager.record_prefix_cache_stats(request, computed)
+        request.num_computed_tokens = computed  # what the worker need not compute; told it once
+        return True
+
+    def _start(self, request: Request) -> None:
+        """Let it run from this step on, and tell vLLM's statistics."""
+        self.running.append(request)
+        request.status = RequestStatus.RUNNING
+        if request.prefill_stats and request.num_preemptions == 0:
+            request.prefill_stats.set(
+                num_prompt_tokens=request.num_prompt_tokens,
+                num_local_cached_tokens=request.num_computed_tokens,
+                num_external_cached_tokens=0,
+            )
+        if self.log_stats:
+            request.record_event(EngineCoreEventType.SCHEDULED, time.monotonic())
+
+    def _running_states(self) -> list[RequestState]:
+        return [self._states[request.request_id] for request in self.running]
 
     def _is_compiled(self, request: Request) -> bool:
         """Whether its grammar, if it has one, is compiled; where that failed, vLLM ends the request with an error."""

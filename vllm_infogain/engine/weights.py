@@ -1,4 +1,4 @@
-"""Loads a model, and refuses a checkpoint that leaves any of its numbers out, or holds more than the model has.
+"""Loads a model. Refuses a checkpoint that lacks any of the model's numbers, or holds more than the model has.
 
 vLLM's own check knows merged layers only as wholes and passes over every layer that has a quantisation method, which
 all linear layers have: without `k_proj`, or one expert, or the head, it would serve whatever the memory held before.
@@ -40,7 +40,7 @@ def load_model(vllm_config: VllmConfig) -> nn.Module:
 
 
 def _load_checked(load: Callable, model: Any, model_config: Any) -> None:
-    """Run vLLM's loader with every number NaN before, and look for NaN before the layers repack their weights."""
+    """Fill the model with NaN, run vLLM's loader, and look for NaN before the layers repack their weights."""
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data.fill_(math.nan)
@@ -78,7 +78,7 @@ class _Notes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.given: set[str] = set()
-        # These are kept here, so that nothing else comes to lie where they do. Few: a loader takes one after the other.
+        # Held here, so that no other tensor gets their memory. They are few: a loader takes one after the other.
         self.untouched: dict[str, torch.Tensor] = {}
         self._names: dict[int, set[str]] = {}  # of those, by the address of their storage
 
@@ -111,7 +111,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _is_the_tied_head(model: Any, weight: torch.Tensor) -> bool:
-    """Whether a weight says what the table of embeddings says, which serves as the head: many checkpoints repeat it."""
+    """Whether a weight equals the table of embeddings, which serves as the head: many checkpoints repeat it."""
     head = getattr(model, "lm_head", None)
     if head is None or weight.shape[1:] != head.weight.shape[1:]:
         return False

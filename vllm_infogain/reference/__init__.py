@@ -1,1 +1,4 @@
-"""Plain torch models and decoders: slow, simple, and what the fast paths are compared with."""
+"""Plain torch models and a plain decoder, slow and simple: tests compare the fast paths with them.
+
+May import `request`, `grammar` and `sampling`; no vLLM.
+"""

@@ -1,4 +1,6 @@
-"""The algorithm: pure functions and the state machines that string them together. Imports no vLLM.
+"""The algorithm: pure functions, and the state machines that call them. Imports `request` and `grammar`, and no vLLM.
+
+A step is a denoising step here: one action, written.
 
 params -> make_decoder -> CanvasState (state, blocks) -> SamplingMetadata -> read (rows, on the device)
        -> SamplerOutput -> propose (actions, scores, schedule) -> the next SamplingMetadata

@@ -1,4 +1,4 @@
-"""Info-Gain beam search: B hypotheses, each expanded by its candidate actions, the best B by accumulated J kept.
+"""Info-Gain beam search. Each hypothesis is expanded by its candidate actions; the B with the largest sum of J go on.
 
 g, the sum of J over a hypothesis's actions, is what hypotheses compete by. The paper's listing ranks them by g plus
 the state's value -H(z'). But the sum of J telescopes to H(z_0) - H(z') - sum of C: it already contains -H(z'). Added
@@ -20,6 +20,8 @@ from vllm_infogain.sampling.objective import action_cost, settled_objective, sta
 
 @dataclass
 class Hypothesis:
+    """One of the beam's states."""
+
     canvas: CanvasState
     cached_index: int  # the cached state that it extends: its own of the last refresh, or its parent's
     score: float = 0.0  # g: the sum of J over its actions
@@ -146,7 +148,7 @@ class BeamDecoder(Decoder):
             hypothesis, spent = self._live[parent], float(self._spent[sequence])
             self._expansions.append(Expansion(sequence, hypothesis.score + gain, spent, statistics))
         # A stable sort: of equals the earlier one survives. Equal states are one hypothesis, reached by two orders:
-        # the cheaper one, which the score would also say, but for a cost weight of 0.
+        # the cheaper one, as the score would say, too, unless the cost weight is 0.
         self._expansions.sort(key=lambda expansion: -expansion.score)
         survivors: dict[bytes, Expansion] = {}
         for expansion in self._expansions:

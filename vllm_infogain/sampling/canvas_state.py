@@ -247,7 +247,7 @@ class CanvasState:
             self._finish_full_blocks()
 
     def _finish_full_blocks(self) -> None:
-        """Pass over blocks that hold no mask: all of their text stood there from the start."""
+        """Finish blocks that hold no mask: all of their text was given."""
         while not self.is_done and not len(self._block_masked()):
             self._finish_block()
 

@@ -17,9 +17,9 @@ def adjustment(params: DecodingParams) -> tuple:
 
 
 def adjust_logits(logits: torch.Tensor, params: DecodingParams) -> torch.Tensor:
-    """What holds for every row of a request alike. Logits [rows, columns], in place.
+    """Apply what holds for every row of a request alike. Logits [rows, columns], in place.
 
-    EOS pays its penalty; then `logit_bias`, `allowed_token_ids` and banned tokens.
+    The penalty of EOS comes first, then `logit_bias`, `allowed_token_ids` and banned tokens.
     """
     if params.eos_penalty:
         for token in params.eos_ids:  # one by one: a list of indices would be copied to the device
@@ -40,19 +40,19 @@ def adjust_logits(logits: torch.Tensor, params: DecodingParams) -> torch.Tensor:
 
 
 def forbid(logits: torch.Tensor, metadata: SamplingMetadata, mask_id: int) -> None:
-    """What may not be written at some rows of a request, as its canvases stand. Logits [rows, columns], in place.
+    """Set to -inf what may not be written at some rows of a request. Logits [rows, columns], in place.
 
-    Stop tokens before the place from which the text may end, what would complete a banned word, and what no text of
-    the grammar goes through.
+    That depends on the canvases: stop tokens before the text may end, tokens that would complete a banned word, and
+    tokens that no text of the grammar has there.
     """
     params = metadata.params
     if metadata.stops_from and params.stop_ids and metadata.automaton is None:  # else the grammar says it
         early = np.flatnonzero(metadata.canvas_offsets.ravel() < metadata.stops_from)
         _forbid_pairs(logits, early[:, None], np.array(params.stop_ids)[None])
     for word in params.constraints.banned_words:
-        for place in range(len(word)):
-            rows = np.flatnonzero(_completes(metadata, word, place).ravel())
-            _forbid_pairs(logits, rows, np.array(word[place]))
+        for index in range(len(word)):
+            rows = np.flatnonzero(_completes(metadata, word, index).ravel())
+            _forbid_pairs(logits, rows, np.array(word[index]))
     if metadata.automaton is not None:
         barred = ~allowed(metadata.automaton, metadata.canvases, mask_id, metadata.canvas_offsets).reshape(
             len(logits), -1
@@ -71,13 +71,13 @@ def _forbid_pairs(logits: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) ->
         logits.index_put_((row, token), logits.new_full((), -torch.inf))  # made on the device
 
 
-def _completes(metadata: SamplingMetadata, word: tuple[int, ...], place: int) -> np.ndarray:
-    """Where the word's token `place` would complete the word: [sequences, masked] bool."""
+def _completes(metadata: SamplingMetadata, word: tuple[int, ...], index: int) -> np.ndarray:
+    """Where the word's `index`-th token would complete the word: [sequences, masked] bool."""
     length = metadata.canvases.shape[1]
     found = np.ones(metadata.canvas_offsets.shape, dtype=bool)
     for other, token in enumerate(word):
-        if other != place:
-            neighbour = metadata.canvas_offsets + other - place
+        if other != index:
+            neighbour = metadata.canvas_offsets + other - index
             inside = (neighbour >= 0) & (neighbour < length)
             there = np.take_along_axis(metadata.canvases, neighbour.clip(0, length - 1), 1)
             found &= inside & (there == token)
@@ -92,7 +92,7 @@ def narrows(params: DecodingParams) -> bool:
 def keep_likely(logits: torch.Tensor, params: DecodingParams) -> torch.Tensor:
     """Logits [rows, vocab] with -inf for what is not to be drawn: temperature, min-p, top-k, then top-p, as in vLLM.
 
-    Takes up to 7 times the memory of its input meanwhile.
+    Takes up to 7 times the memory of its input while it runs.
     """
     scaled = logits / params.temperature
     if params.min_p > 0:

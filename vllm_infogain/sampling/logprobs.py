@@ -13,8 +13,8 @@ from vllm_infogain.sampling.transfer import to_device
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """One token at the moment it was written, in the distribution of which the entropies are: at temperature 1, of
-    what the request's constraints leave of the whole row, the mask token with it."""
+    """One token at the moment it was written. Its distribution is that of the entropies: at temperature 1, over the
+    whole row with the mask token, as the request's constraints leave it."""
 
     token: int
     logprob: float  # nats
@@ -24,7 +24,7 @@ class TokenLogprob:
 
 
 def given(token: int) -> TokenLogprob:
-    """Of a token that stood there from the start."""
+    """Of a token that was given with the canvas."""
     return TokenLogprob(token, 0.0, 1, [], [])
 
 

@@ -1,4 +1,4 @@
-"""The records of what is asked of logits and what they tell. Arrays are the host's unless a line says otherwise."""
+"""Records of what is to be read off logits, and of what was read. Arrays are on the host, unless a line says where."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SamplingMetadata:
-    """What a decoder asks of the logits of some of its sequences, rows sequence by sequence."""
+    """What is to be read off the logits of some of a decoder's sequences. Rows go sequence by sequence."""
 
     params: DecodingParams
     canvas_offsets: np.ndarray  # [sequences, masked] int64: of the rows
@@ -30,7 +30,7 @@ class SamplingMetadata:
     # KLASS: [rows one step earlier, columns] log-probabilities, whose memory is used for those that are read now.
     previous: torch.Tensor | None = None
     previous_rows: np.ndarray | None = None  # [masked] int64, ascending: those of the masked rows; None: all there are
-    stops_from: int = 0  # no stop token may be written before this place of the canvas
+    stops_from: int = 0  # no stop token may be written before this canvas offset
     automaton: TokenAutomaton | None = None  # what the canvas must match, if it is structured
 
 
@@ -42,7 +42,7 @@ class PositionStatistics:
     entropy: np.ndarray  # [masked] fp32, nats
     top_token: np.ndarray  # [masked] int64: the most likely token that may be written, the lowest id of equals
     top_probability: np.ndarray  # [masked] fp32
-    margin: np.ndarray  # [masked] fp32: the two largest probabilities apart
+    margin: np.ndarray  # [masked] fp32: the difference of the two largest probabilities
     tokens: np.ndarray  # [draws, masked] int64: independent draws; at temperature 0 `top_token`
     probabilities: np.ndarray  # [draws, masked] fp32, of `tokens`
     vocab: int  # token ids lie below it
@@ -77,6 +77,8 @@ class PositionStatistics:
 
 @dataclass(frozen=True)
 class SamplerOutput:
+    """What was read for one `SamplingMetadata`."""
+
     statistics: dict[int, PositionStatistics]  # by sequence; of compared ones only the best one's
     objective: np.ndarray  # [sequences] fp32: J; empty where nothing was compared
     best: int  # the sequence with the largest J, the first of equals; 0 where nothing was compared

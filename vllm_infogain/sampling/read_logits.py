@@ -7,14 +7,16 @@ candidates and the best of them are found on the device, so that only the winner
 the call.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import chain, groupby
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby, islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from vllm_infogain.request.params import DecodingParams
+from vllm_infogain.sampling.klass import compare_with_previous
 from vllm_infogain.sampling.logits import adjust_logits, adjustment, forbid, keep_likely, narrows
 from vllm_infogain.sampling.logprobs import Alternatives, alternatives
 from vllm_infogain.sampling.metadata import NOTHING, PositionStatistics, SamplerOutput, SamplingMetadata
@@ -22,7 +24,7 @@ from vllm_infogain.sampling.objective import settled_objective
 from vllm_infogain.sampling.rows import draw_tokens, row_statistics
 from vllm_infogain.sampling.slices import slices
 from vllm_infogain.sampling.transfer import to_device, to_host
-from vllm_infogain.sampling.whole_rows import fold_in, set_aside
+from vllm_infogain.sampling.whole_rows import WholeLogits, fold_in, set_aside
 
 
 class _Layout:
@@ -45,6 +47,73 @@ class _Layout:
         self.rows_read, self.rows_drawn = int(self.read.sum()), int(self.drawn.sum())
 
 
+class _Columns(NamedTuple):
+    """What comes over to the host: tensors before, arrays after."""
+
+    entropy: Any  # [rows read], like the next three
+    top_token: Any
+    top_probability: Any
+    margin: Any
+    drawn_tokens: Any  # [rows drawn, draws]
+    drawn_probabilities: Any
+    objective: Any  # [sequences]
+    best: Any  # [compared requests]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What was found for the requests of a batch, on the host but for KLASS's log-probabilities."""
+
+    metadata: Sequence[SamplingMetadata]
+    layout: _Layout
+    vocab: int
+    columns: _Columns
+    divergence: dict[int, np.ndarray]  # [rows] by request of KLASS that has earlier log-probabilities
+    log_probabilities: dict[int, torch.Tensor]  # [rows, columns] by request of KLASS, on the device
+    alternatives: dict[int, Alternatives]  # by request that asks for log-probabilities
+
+    def outputs(self) -> list[SamplerOutput]:
+        """In the requests' order."""
+        compared = np.flatnonzero(self.layout.is_compared).tolist()
+        winners = dict(zip(compared, self.columns.best.tolist(), strict=True))
+        outputs = []
+        for index, count in enumerate(self.layout.sequences.tolist()):
+            if index in winners:
+                start = self.layout.sequence_starts[index]
+                objective, winner = self.columns.objective[start : start + count], winners[index]
+                outputs.append(SamplerOutput({winner: self.statistics(index, 0)}, objective, winner))
+            else:
+                everyone = {sequence: self.statistics(index, sequence) for sequence in range(count)}
+                outputs.append(SamplerOutput(everyone, NOTHING, 0))
+        return outputs
+
+    def statistics(self, index: int, sequence: int) -> PositionStatistics:
+        """Of the `index`-th request, the `sequence`-th of its sequences that are read."""
+        masked, draws = int(self.layout.masked[index]), _draws(self.metadata[index].params)
+        within = slice(sequence * masked, (sequence + 1) * masked)
+        start = int(self.layout.read_starts[index]) + within.start
+        rows = slice(start, start + masked)
+        entropy, top_token, top_probability, margin = (column[rows] for column in self.columns[:4])
+        if self.layout.drawn[index]:
+            start = int(self.layout.drawn_starts[index]) + within.start
+            drawn = (slice(start, start + masked), slice(draws))
+            tokens, probabilities = self.columns.drawn_tokens[drawn].T, self.columns.drawn_probabilities[drawn].T
+        else:
+            tokens, probabilities = (np.broadcast_to(row, (draws, masked)) for row in (top_token, top_probability))
+        return PositionStatistics(
+            entropy,
+            top_token,
+            top_probability,
+            margin,
+            tokens,
+            probabilities,
+            self.vocab,
+            self.divergence[index][within] if index in self.divergence else None,
+            self.log_probabilities[index][within] if index in self.log_probabilities else None,
+            self.alternatives[index].rows(within) if index in self.alternatives else None,
+        )
+
+
 def read(
     logits: torch.Tensor, batch_metadata: Sequence[SamplingMetadata], mask_id: int, vocab: int | None = None
 ) -> list[SamplerOutput]:
@@ -60,6 +129,47 @@ def read(
     """
     vocab = logits.shape[1] if vocab is None else vocab
     layout = _Layout(batch_metadata)
+    _constrain(logits, batch_metadata, layout, mask_id)
+    writable, aside = set_aside(logits, mask_id, vocab)
+    statistics = fold_in(row_statistics(writable), aside)
+    whole = WholeLogits(logits, aside[:, 0], statistics.log_normalizer, mask_id)
+    log_probabilities, divergence = compare_with_previous(whole, batch_metadata, layout.row_starts)
+    objective, best, rows = _compare(statistics.entropy, batch_metadata, layout)
+    drawn_tokens, drawn_probabilities = _draw(writable, statistics.log_normalizer, rows, batch_metadata, layout)
+
+    def of_read(column: torch.Tensor) -> torch.Tensor:
+        return column if rows is None else column[rows]
+
+    columns = _Columns(
+        entropy=of_read(statistics.entropy),
+        top_token=of_read(statistics.top_token),
+        top_probability=of_read(statistics.top_probability),
+        margin=of_read(statistics.margin),
+        drawn_tokens=drawn_tokens,
+        drawn_probabilities=drawn_probabilities,
+        objective=objective,
+        best=best,
+    )
+    alternatives = {
+        index: _alternatives(whole, rows, index, columns, metadata.params, layout, vocab)
+        for index, metadata in enumerate(batch_metadata)
+        if metadata.params.logprobs is not None
+    }
+    arrays = iter(to_host([*columns, *divergence.values(), *chain(*alternatives.values())]))
+    found = _Batch(
+        batch_metadata,
+        layout,
+        vocab,
+        _Columns._make(islice(arrays, len(columns))),
+        {index: next(arrays) for index in divergence},
+        log_probabilities,
+        {index: Alternatives(*islice(arrays, len(of_request))) for index, of_request in alternatives.items()},
+    )
+    return found.outputs()
+
+
+def _constrain(logits: torch.Tensor, batch_metadata: Sequence[SamplingMetadata], layout: _Layout, mask_id: int) -> None:
+    """What requests ask of their logits, in place: penalties and biases, and -inf for what may not be written."""
     first = 0
     for _, group in groupby(batch_metadata, lambda metadata: adjustment(metadata.params)):
         alike = list(group)
@@ -68,73 +178,6 @@ def read(
         first = last
     for metadata, start in zip(batch_metadata, layout.row_starts, strict=True):
         forbid(logits[start : start + metadata.canvas_offsets.size], metadata, mask_id)
-    writable, aside = set_aside(logits, mask_id, vocab)
-    statistics = fold_in(row_statistics(writable), aside)
-
-    def log_probabilities_of(own: Any) -> torch.Tensor:
-        """[some rows, columns] of whole rows, by a slice or an index."""
-        log_normalizer = statistics.log_normalizer[own]
-        found = logits[own] - log_normalizer[:, None]
-        found[:, mask_id] = aside[own, 0] - log_normalizer
-        return found
-
-    log_probabilities, divergence = _klass(log_probabilities_of, logits, batch_metadata, layout)
-    objective, best, rows = _compare(statistics.entropy, batch_metadata, layout)
-    drawn, drawn_p = _draw(writable, statistics.log_normalizer, rows, batch_metadata, layout)
-    columns = [statistics.entropy, statistics.top_token, statistics.top_probability, statistics.margin]
-    if rows is not None:
-        columns = [column[rows] for column in columns]
-    beside = {
-        index: _alternatives(
-            log_probabilities_of, rows, layout.read_starts[index], tokens, metadata.params, (logits.shape[1], vocab)
-        )
-        for index, metadata in enumerate(batch_metadata)
-        if metadata.params.logprobs is not None
-        for tokens in [_tokens_of(index, drawn, columns[1], batch_metadata, layout)]
-    }
-    host = to_host([*columns, drawn, drawn_p, objective, best, *divergence.values(), *chain(*beside.values())])
-    entropy, top_token, top, margin, tokens, probabilities, objectives, winners, *rest = host
-    divergence_of = dict(zip(divergence, rest, strict=False))
-    del rest[: len(divergence)]
-    alternatives_of = {index: Alternatives(*rest[4 * nth : 4 * nth + 4]) for nth, index in enumerate(beside)}
-
-    def statistics_of(index: int, sequence: int) -> PositionStatistics:
-        """Of the `index`-th request, the `sequence`-th of its sequences that are read."""
-        masked, draws = batch_metadata[index].canvas_offsets.shape[1], _draws(batch_metadata[index].params)
-        within = slice(sequence * masked, (sequence + 1) * masked)
-        start = int(layout.read_starts[index]) + within.start
-        at = slice(start, start + masked)
-        if layout.drawn[index]:
-            start = int(layout.drawn_starts[index]) + within.start
-            own = (slice(start, start + masked), slice(draws))
-            own_tokens, own_probabilities = tokens[own].T, probabilities[own].T
-        else:
-            own_tokens, own_probabilities = (np.broadcast_to(row[at], (draws, masked)) for row in (top_token, top))
-        return PositionStatistics(
-            entropy[at],
-            top_token[at],
-            top[at],
-            margin[at],
-            own_tokens,
-            own_probabilities,
-            vocab,
-            divergence_of[index][within] if index in divergence_of else None,
-            log_probabilities[index][within] if index in log_probabilities else None,
-            alternatives_of[index].rows(within) if index in alternatives_of else None,
-        )
-
-    outputs = []
-    winner_of = dict(zip(np.flatnonzero(layout.is_compared).tolist(), winners.tolist(), strict=True))
-    for index, metadata in enumerate(batch_metadata):
-        count = len(metadata.canvas_offsets)
-        if index in winner_of:
-            winner, start = winner_of[index], layout.sequence_starts[index]
-            outputs.append(SamplerOutput({winner: statistics_of(index, 0)}, objectives[start : start + count], winner))
-        else:
-            outputs.append(
-                SamplerOutput({sequence: statistics_of(index, sequence) for sequence in range(count)}, NOTHING, 0)
-            )
-    return outputs
 
 
 def _draws(params: DecodingParams) -> int:
@@ -143,72 +186,27 @@ def _draws(params: DecodingParams) -> int:
 
 
 def _alternatives(
-    log_probabilities_of: Callable[[Any], torch.Tensor],
+    whole: WholeLogits,
     rows: torch.Tensor | None,
-    start: int,
-    tokens: torch.Tensor,
-    params: DecodingParams,
-    widths: tuple[int, int],
-) -> list[torch.Tensor]:
-    """The columns of `Alternatives` of a request's read rows, from the `start`-th on, whose tokens [rows, draws] are
-    given. Widths are those of a row of logits and of the vocabulary."""
-    columns, vocab = widths
-    found = []
-    for part in slices(len(tokens), columns):
-        own: Any = slice(start + part.start, start + part.stop)
-        own = own if rows is None else rows[own]
-        found.append(alternatives(log_probabilities_of(own), tokens[part], params, vocab))
-    return [torch.cat(parts) for parts in zip(*found, strict=True)]
-
-
-def _tokens_of(
     index: int,
-    drawn: torch.Tensor,
-    top_token: torch.Tensor,
-    batch_metadata: Sequence[SamplingMetadata],
+    columns: _Columns,
+    params: DecodingParams,
     layout: _Layout,
-) -> torch.Tensor:
-    """Tokens [read rows, draws] of a request; at temperature 0 one draw, the most likely token."""
-    count = layout.read[index]
+    vocab: int,
+) -> list[torch.Tensor]:
+    """The columns of `Alternatives`, for the rows of the `index`-th request that are read: of `rows`; None: of all."""
+    start, count = layout.read_starts[index], layout.read[index]
     if layout.drawn[index]:
-        start = layout.drawn_starts[index]
-        return drawn[start : start + count, : _draws(batch_metadata[index].params)]
-    start = layout.read_starts[index]
-    return top_token[start : start + count, None]
-
-
-def _klass(
-    log_probabilities_of: Callable[[Any], torch.Tensor],
-    logits: torch.Tensor,
-    batch_metadata: Sequence[SamplingMetadata],
-    layout: _Layout,
-) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-    """By request of KLASS: log-probabilities [rows, columns]; and, where it has earlier ones, the divergence [rows]."""
-    now, divergence = {}, {}
-    for index, metadata in enumerate(batch_metadata):
-        if metadata.params.sampler != "klass":
-            continue
-        start, count, before = layout.row_starts[index], metadata.canvas_offsets.size, metadata.previous
-        if before is None:
-            now[index] = logits.new_empty(count, logits.shape[1])
-        else:
-            # Rows only ever drop out: none moves to where one lies that is still to be read.
-            now[index] = before[:count]
-            divergence[index] = logits.new_empty(count)
-            still = np.arange(count) if metadata.previous_rows is None else metadata.previous_rows
-            (still_rows,) = to_device([still], logits.device)
-        for part in slices(count, logits.shape[1]):
-            found = log_probabilities_of(slice(start + part.start, start + part.stop))
-            if before is not None:
-                divergence[index][part] = _divergence(found, before[still_rows[part]])
-            now[index][part] = found
-    return now, divergence
-
-
-def _divergence(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """KL(now || before) [rows], nats, of log-probabilities [rows, columns]."""
-    # A token forbidden at both steps has -inf - -inf; it weighs nothing.
-    return (now.exp() * torch.where(now == -torch.inf, 0.0, now - before)).sum(-1)
+        drawn = layout.drawn_starts[index]
+        tokens = columns.drawn_tokens[drawn : drawn + count, : _draws(params)]
+    else:  # at temperature 0 one draw, the most likely token
+        tokens = columns.top_token[start : start + count, None]
+    found = []
+    for part in slices(len(tokens), whole.logits.shape[1]):
+        here: Any = slice(start + part.start, start + part.stop)
+        here = here if rows is None else rows[here]
+        found.append(alternatives(whole.log_probabilities(here), tokens[part], params, vocab))
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
 def _compare(

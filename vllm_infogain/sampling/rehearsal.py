@@ -1,4 +1,4 @@
-"""A call of `read` that takes all the memory that any may, and compiles the kernels before a request waits for them."""
+"""Calls of `read` that take the most memory any call can, and compile the kernels before a request waits for them."""
 
 import numpy as np
 import torch

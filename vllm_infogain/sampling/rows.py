@@ -13,33 +13,24 @@ needs vocab / CHUNK + CHUNK random numbers in place of vocab, and is as exact.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 
-CHUNK = 256  # columns; about the square root of a vocabulary, which needs the fewest random numbers
+from vllm_infogain.sampling.row_constants import (
+    CHUNK,
+    DRAW_STEP,
+    GOLDEN,
+    MIX_1,
+    MIX_2,
+    OFFSET_STEP,
+    UNIFORM_BITS,
+    RowStatistics,
+)
+
 BLOCK = 1 << 18  # logits worked on at once, so that the temporaries stay in a CPU's caches; 2^16 is 15 % slower
 FLOOR = -80.0  # least logarithm of a weight, so that 0 * -inf never occurs; e^-80 adds nothing to any sum
 LOG2_E = math.log2(math.e)  # torch's exp2 is four times as fast on a CPU as its exp
 NOISE_WIDTH = 4  # the temporaries of one random number, in those of a logit
-UNIFORM_BITS = 23  # as many as leave (k + 1/2) / 2^23 exact in fp32
-
-# 64-bit constants as int64: SplitMix64's increment and factors, and two odd numbers that keep offsets and draws apart.
-GOLDEN, MIX_1, MIX_2, OFFSET_STEP, DRAW_STEP = (
-    constant - (1 << 64)
-    for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD1B54A32D192ED03, 0xABC98388FB8FAC03)
-)
-
-
-@dataclass(frozen=True)
-class RowStatistics:
-    """At temperature 1. Every field is [rows], fp32 but for the tokens."""
-
-    entropy: torch.Tensor  # nats
-    top_token: torch.Tensor  # int64: the most likely token, the lowest id of equals
-    top_probability: torch.Tensor
-    second_probability: torch.Tensor  # of the most likely token but `top_token`; 0 where there is no other
-    log_normalizer: torch.Tensor  # logsumexp of the logits
 
 
 def row_statistics(logits: torch.Tensor) -> RowStatistics:

@@ -8,17 +8,17 @@ import torch
 import triton
 import triton.language as tl
 
-from vllm_infogain.sampling import rows
-from vllm_infogain.sampling.rows import RowStatistics
+from vllm_infogain.sampling import row_constants as shared
+from vllm_infogain.sampling.row_constants import RowStatistics
 
 LANES = tl.constexpr(2048)
 TILE = tl.constexpr(8)  # chunks read at once
 WIDE = 32  # draws, from which on four warps have too few registers for them
-CHUNK = tl.constexpr(rows.CHUNK)
+CHUNK = tl.constexpr(shared.CHUNK)
 LEAST = tl.constexpr(-1e30)  # in place of -inf, whose differences and products are nan
-GOLDEN, MIX_1, MIX_2 = tl.constexpr(rows.GOLDEN), tl.constexpr(rows.MIX_1), tl.constexpr(rows.MIX_2)
-OFFSET_STEP, DRAW_STEP = tl.constexpr(rows.OFFSET_STEP), tl.constexpr(rows.DRAW_STEP)
-SHIFT, STEP = tl.constexpr(64 - rows.UNIFORM_BITS), tl.constexpr(2.0**-rows.UNIFORM_BITS)
+GOLDEN, MIX_1, MIX_2 = tl.constexpr(shared.GOLDEN), tl.constexpr(shared.MIX_1), tl.constexpr(shared.MIX_2)
+OFFSET_STEP, DRAW_STEP = tl.constexpr(shared.OFFSET_STEP), tl.constexpr(shared.DRAW_STEP)
+SHIFT, STEP = tl.constexpr(64 - shared.UNIFORM_BITS), tl.constexpr(2.0**-shared.UNIFORM_BITS)
 
 
 def row_statistics(logits: torch.Tensor) -> RowStatistics:

@@ -6,13 +6,13 @@
     cosine     m - floor(m c(i + 1) / c(i)), at least 1: few at first; rounding adds up from step to step
     maskgit    m - left, left = floor(L c(i + 1)), from 1 to m - 1: MaskGIT (arXiv 2202.04200) and MMaDA
     dream      m (1 - t(i + 1) / t(i)), rounded down: Dream's released code; t falls from 1 to 0.001 in equal steps
-    per_block  n / S, rounded down, one more in the first n mod S steps, of a block of n places, whether masked or not:
+    per_block  n / S, rounded down, one more in the first n mod S steps, of a block of n positions, masked or not:
                SDAR's and LLaDA2's released code
 
 c(i) = cos(pi/2 x i/S). The last step writes all that is left. `dream` and `maskgit` have steps that write nothing; as
 they change no state, they are passed over without a forward.
 
-`steps` is a bound for the whole canvas. Blocks share it by their masks, and each that has any gets one at least. But of
+`steps` is a bound for the whole canvas. Blocks share it by their masks, and each that has any gets one at least. With
 `per_block` every block has S = `steps`.
 """
 
@@ -31,11 +31,11 @@ from vllm_infogain.request.params import DecodingParams
 
 @dataclass(frozen=True)
 class Block:
-    """A part of the canvas that is decoded at once. Offsets are those of the canvas."""
+    """Consecutive positions that are decoded together. Start and end are canvas offsets."""
 
     start: int
     end: int
-    masked: int  # places to fill, before its first step
+    masked: int  # positions to fill, before its first step
     steps: int = 0  # its share of `steps`; 0 where the schedule is `fixed`, or nothing is to fill
 
 

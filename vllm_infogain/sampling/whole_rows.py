@@ -1,12 +1,13 @@
-"""Columns that no token is written from, the mask token's and padding of the table, in what rows of logits tell.
+"""Columns that are never written, the mask token's and the table's padding, and their share of each distribution.
 
 The model's distribution is over its whole row, these columns included, as in the families' published decoders: a mask
 token's share of 1e-4 can turn a near tie. Only what is written leaves them out. So the passes over the vocabulary (and
-draws) see rows that hold -inf in the mask token's column and end before the padding; what the columns set aside weigh
-is folded in afterwards, on vectors [rows].
+draws) see rows that hold -inf in the mask token's column and end before the padding. The weight of the columns set
+aside is folded in afterwards, on vectors [rows].
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -21,8 +22,25 @@ class WholeRows:
     entropy: torch.Tensor  # nats
     top_token: torch.Tensor  # int64: the most likely token that may be written, the lowest id of equals
     top_probability: torch.Tensor  # its probability
-    margin: torch.Tensor  # the two largest probabilities of the row, whosever they are, apart
+    margin: torch.Tensor  # the difference of the row's two largest probabilities, of any columns
     log_normalizer: torch.Tensor  # logsumexp of the logits
+
+
+@dataclass(frozen=True)
+class WholeLogits:
+    """Logits of whole rows, the mask token's put aside; their log-probabilities are made for some rows at a time."""
+
+    logits: torch.Tensor  # [rows, columns]
+    mask_logits: torch.Tensor  # [rows]
+    log_normalizer: torch.Tensor  # [rows]
+    mask_id: int
+
+    def log_probabilities(self, rows: Any) -> torch.Tensor:
+        """[some rows, columns], by a slice or an index."""
+        log_normalizer = self.log_normalizer[rows]
+        found = self.logits[rows] - log_normalizer[:, None]
+        found[:, self.mask_id] = self.mask_logits[rows] - log_normalizer
+        return found
 
 
 def set_aside(logits: torch.Tensor, mask_id: int, vocab: int) -> tuple[torch.Tensor, torch.Tensor]:
