@@ -25,15 +25,17 @@ def _ours_for_our_models(create_model_config):
     def wrapper(self):
         from vllm_infogain.model_executors import EXECUTORS
 
-        from vllm_infogain.engine.config_check import check_model
+        from vllm_infogain.engine.config_check import check_model, check_renderer, choose_renderer
 
         model_config = create_model_config(self)
-        if asks_for_us(self):
-            check_model(model_config)
-        elif set(EXECUTORS).intersection(model_config.architectures):
+        if not asks_for_us(self):
+            if set(EXECUTORS).isdisjoint(model_config.architectures):
+                check_renderer(model_config)
+                return model_config
             _switch_on(self, model_config)
             model_config = create_model_config(self)  # some of our arguments are the model's
-            check_model(model_config)
+        check_model(model_config)
+        choose_renderer(model_config)
         return model_config
 
     return wrapper

@@ -67,6 +67,7 @@ def test_an_engine_for_one_of_our_models_is_ours_unasked(checkpoint, served):
     own = {"dtype": "float32", "max_num_batched_tokens": 512, "seed": 3, "max_num_seqs": 7}
     unasked = EngineArgs(model=str(checkpoint), **own).create_engine_config()
     assert identity.is_active(unasked)
+    assert unasked.model_config.tokenizer_mode == served.model_config.tokenizer_mode == identity.TOKENIZER_MODE
     assert unasked.parallel_config.worker_cls == identity.WORKER
     for of in ("cache_config", "scheduler_config", "structured_outputs_config"):
         asked = config(checkpoint, **own)
@@ -93,6 +94,7 @@ def test_what_was_given_for_one_of_our_models_is_kept_or_refused(checkpoint):
         ({"scheduler_cls": "some.Scheduler"}, "scheduler_cls"),
         ({"worker_cls": "some.Worker"}, "worker_cls"),
         ({"runner": "pooling"}, "runner"),
+        ({"tokenizer_mode": "mistral"}, "tokenizer_mode='mistral': it does not read the masks"),
         ({"additional_config": {"infogain": {"num_candidates": 0}}}, "num_candidates"),
         ({"additional_config": {"infogain": 3}}, "additional_config"),
         ({"attention_backend": "FLASHINFER"}, "attention_backend='FLASHINFER': give FLASH_ATTN or TRITON_ATTN"),

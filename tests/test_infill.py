@@ -21,7 +21,7 @@ from vllm_infogain.request.canvas import check_infill, initial_canvas
 from vllm_infogain.request.params import parse_params
 from vllm_infogain.serving.admission import check_request, check_server_limit, given_canvas
 from vllm_infogain.serving.infilling import GAP, Gap, cut_prompt, with_canvas
-from vllm_infogain.serving.mask_syntax import check_typed, expand_marks
+from vllm_infogain.serving.mask_syntax import check_typed, expand_masks
 
 M = VOCAB[MASK]
 STOP = VOCAB[EOS]
@@ -35,11 +35,11 @@ PLAIN = st.text("ab\n<|>:[]", max_size=5).filter(lambda text: "|>" not in text a
 @given(st.lists(st.tuples(PLAIN, st.integers(1, 9)), max_size=4), PLAIN)
 def test_marks_become_as_many_masks_as_they_say_and_other_text_stays(parts, end):
     marked = "".join(f"{text} <|mask:{count}|> " for text, count in parts) + end
-    assert expand_marks(marked, OWN, 36) == "".join(f"{text} {OWN * count} " for text, count in parts) + end
+    assert expand_masks(marked, OWN, 36) == "".join(f"{text} {OWN * count} " for text, count in parts) + end
 
 
 def test_a_mark_without_a_number_is_one_mask():
-    assert expand_marks("a<|mask|>b<|mask|><|mask:1|>", OWN, 9) == f"a{OWN}b{OWN}{OWN}"
+    assert expand_masks("a<|mask|>b<|mask|><|mask:1|>", OWN, 9) == f"a{OWN}b{OWN}{OWN}"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_mark_without_a_number_is_one_mask():
 )
 def test_a_mark_that_says_no_number_of_masks_is_refused_by_its_text(mark):
     with pytest.raises(ParameterError) as refusal:
-        expand_marks(f"a<|mask|>{mark}", OWN, 32)
+        expand_masks(f"a<|mask|>{mark}", OWN, 32)
     assert repr(mark) in str(refusal.value)
 
 
@@ -66,9 +66,9 @@ def test_masks_of_other_models_are_text_and_noticed(other):
 
 
 def test_all_marks_together_are_at_most_the_models_length():
-    expand_marks("<|mask:16|>" * 2, OWN, 32)
+    expand_masks("<|mask:16|>" * 2, OWN, 32)
     with pytest.raises(ParameterError, match="from 1 to 32 in all"):
-        expand_marks("<|mask:16|>" * 3, OWN, 32)
+        expand_masks("<|mask:16|>" * 3, OWN, 32)
 
 
 # Masks among token ids.
@@ -372,6 +372,7 @@ def test_a_suffix_is_rendered_behind_one_mask_and_an_empty_one_not_at_all(render
 def test_the_renderer_of_an_engine_that_is_not_ours_takes_marks_as_text(checkpoint):
     others = EngineArgs(model=str(checkpoint), dtype="float32").create_engine_config()
     others.scheduler_config.scheduler_cls = "vllm.v1.core.sched.scheduler.Scheduler"
+    others.model_config.tokenizer_mode = "auto"
     renderer = renderer_from_config(others)
     text = "a<|mask:2|>"
     assert rendered(renderer, text) == [VOCAB[BOS], *encode(text), VOCAB[ANSWER]]

@@ -40,7 +40,7 @@ ROOMS = {
     "presets": {"engine", "embedded"},
     "vllm_infogain": {"request", "library", "presets"},
     "patches": {"compat", "request", "grammar", "engine", "serving", "model_executors", "presets"},
-    "plugin": {"model_executors"},
+    "plugin": {"compat", "engine", "model_executors"},
 }
 
 

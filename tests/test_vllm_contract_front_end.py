@@ -20,7 +20,7 @@ from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, Detokeni
 from vllm.outputs import CompletionOutput
 from vllm.parser.abstract_parser import DelegatingParser
 from vllm.plugins.endpoint_plugins.interface import EndpointPlugin
-from vllm.renderers import ChatParams, TokenizeParams
+from vllm.renderers import BaseRenderer, renderer_from_config
 from vllm.tool_parsers import ToolParser
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -151,25 +151,39 @@ def test_responses_are_still_generated_by_a_call_before_their_stream_starts():
     )
 
 
-def test_the_seams_of_infilling_are_where_they_were():
-    base, hf = compat.BaseRenderer, compat.HfRenderer
-    assert parameters(base._tokenize_prompt) == ["self", "prompt", "params"], "masks in text become tokens there"
-    for name in ("_tokenize_singleton_prompt", "_tokenize_singleton_prompt_async"):
-        assert parameters(getattr(base, name)) == ["self", "prompt", "params"], "token ids are truncated there"
-        assert name not in vars(hf), "the renderer of our models has one of its own: wrap that"
-    assert "_tokenize_prompt" not in vars(hf), "the renderer of our models has one of its own: wrap that"
-    assert "self._tokenize_prompt" in inspect.getsource(base.__init__), "the async twin is made of it"
-    assert parameters(base.render_completion_suffix) == ["self", "prompt", "suffix"], "a suffix is rendered there"
-    for name in ("render_messages", "render_messages_async"):
-        assert parameters(getattr(hf, name)) == ["self", "messages", "params"], "a last message is continued there"
-    assert "chat_template_kwargs" in field_names(ChatParams), "continue_final_message is set in it"
+def test_a_renderer_of_our_own_is_made_by_its_mode_and_asked_where_it_was():
+    for registry in (compat.RENDERER_REGISTRY, compat.TokenizerRegistry):
+        assert parameters(registry.register)[1:] == ["module", "class_name"], "ours is registered under its mode"
+    assert compat.TokenizerRegistry.tokenizers["hf"], "a tokenizer of our mode is one of Hugging Face"
+    made = calls_in(renderer_from_config)
+    assert {"tokenizer_args_from_config", "RENDERER_REGISTRY.load_renderer"} <= made.keys(), "the mode decides"
+    renderer = compat.HfRenderer
+    assert parameters(renderer._tokenize_prompt) == ["self", "prompt", "params"], "masks in text become tokens there"
+    assert "self._tokenize_prompt" in inspect.getsource(BaseRenderer.__init__), "the async twin is made of it"
+    for twin in ("", "_async"):
+        name = f"_tokenize_singleton_prompt{twin}"
+        assert parameters(getattr(renderer, name)) == ["self", "prompt", "params"], "token ids are truncated there"
+        assert f"self.{name}" in calls_in(getattr(renderer, f"tokenize_prompt{twin}")), "every prompt comes through it"
+        name = f"render_messages{twin}"
+        assert parameters(getattr(renderer, name)) == ["self", "messages", "params"], (
+            "a last message is continued there"
+        )
+        assert f"self.{name}" in calls_in(getattr(renderer, f"render_chat{twin}")), "every chat comes through it"
+    assert parameters(renderer.render_completion_suffix) == ["self", "prompt", "suffix"], "a suffix is rendered there"
+    assert "chat_template_kwargs" in field_names(compat.ChatParams), "continue_final_message is set in it"
+    needed = {"max_total_tokens", "truncate_prompt_tokens", "add_special_tokens"}
+    assert needed <= field_names(compat.TokenizeParams), "a text with masks is tokenized whole, and not truncated"
+
+
+def test_responses_still_have_special_tokens_added_where_we_leave_them_to_the_template():
     assert parameters(compat.ResponsesRequest.build_tok_params) == ["self", "model_config"]
     asked = inspect.unwrap(compat.ResponsesRequest.build_tok_params)(
         compat.ResponsesRequest(input="a"), SimpleNamespace(max_model_len=64)
     )
     assert asked.add_special_tokens, "vLLM leaves them to the template by itself now: our wrap can go"
-    needed = {"max_total_tokens", "truncate_prompt_tokens", "add_special_tokens"}
-    assert needed <= field_names(TokenizeParams), "a text with masks is tokenized whole, and not truncated"
+
+
+def test_a_request_is_still_completed_where_we_check_it():
     assert parameters(compat.InputProcessor.process_inputs)[:4] == ["self", "request_id", "prompt", "params"], (
         "masks of the prompt go into the parameters before it runs"
     )

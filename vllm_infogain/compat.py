@@ -29,13 +29,14 @@ from vllm.logger import init_logger
 from vllm.model_executor.model_loader import get_model_loader
 from vllm.model_executor.model_loader.reload.inplace import reload_weights
 from vllm.platforms import current_platform
-from vllm.renderers import BaseRenderer
+from vllm.renderers import ChatParams, TokenizeParams
 from vllm.renderers.hf import HfRenderer
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.renderers.registry import RENDERER_REGISTRY
 from vllm.sampling_params import _SAMPLING_EPS as SAMPLING_EPS
 from vllm.sampling_params import RequestOutputKind, SamplingParams
-from vllm.tokenizers import cached_tokenizer_from_config
+from vllm.tokenizers import TokenizerRegistry, cached_tokenizer_from_config
 from vllm.tracing import instrument_manual
 from vllm.utils.gc_utils import freeze_gc_for_cudagraph_capture
 from vllm.utils.math_utils import cdiv
@@ -71,10 +72,10 @@ from vllm.v1.worker.workspace import lock_workspace
 
 __all__ = [
     "PAD_SLOT_ID",
+    "RENDERER_REGISTRY",
     "SAMPLING_EPS",
     "AggregateStatLoggerBase",
     "AsyncLLM",
-    "BaseRenderer",
     "BaseServing",
     "BatchChatCompletionRequest",
     "BatchDescriptor",
@@ -83,6 +84,7 @@ __all__ = [
     "CUDAGraphMode",
     "CUDAGraphWrapper",
     "ChatCompletionRequest",
+    "ChatParams",
     "CompletionRequest",
     "CudagraphDispatcher",
     "EngineArgs",
@@ -119,6 +121,8 @@ __all__ = [
     "StructuredOutputBackend",
     "StructuredOutputGrammar",
     "StructuredOutputOptions",
+    "TokenizeParams",
+    "TokenizerRegistry",
     "VLLMValidationError",
     "VllmConfig",
     "api_server_entry",

@@ -1,7 +1,7 @@
 """Entry point of the vLLM plugin. `register()` runs in every vLLM process; models of other families stay as they are.
 
-What it adds: our architectures in vLLM's model registry, our worker and scheduler for engines of these, the flag
-`--plugin infogain`, and a check at admission and metrics, which act only on engines whose scheduler is ours.
+What it adds: our architectures in vLLM's model registry, our worker, scheduler and renderer for engines of these, the
+flag `--plugin infogain`, and a check at admission and metrics, which act only on engines whose scheduler is ours.
 """
 
 import importlib
@@ -13,11 +13,11 @@ PATCHES = (
     "engine_config",
     "admission_check",
     "tool_calls",
-    "infilling",
     "stat_logger",
     "progress",
     "openai_choices",
     "responses_check",
+    "responses_tokens",
     "route_check",
     "samples",
     "exit_code",
@@ -36,6 +36,8 @@ def register() -> None:
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
+    from vllm_infogain.compat import RENDERER_REGISTRY, TokenizerRegistry
+    from vllm_infogain.engine.identity import RENDERER, TOKENIZER_MODE
     from vllm_infogain.model_executors import CONFIGS, EXECUTORS
 
     for model_type, (module, name) in CONFIGS.items():
@@ -43,6 +45,9 @@ def register() -> None:
     for architecture, executor in EXECUTORS.items():
         if architecture not in ModelRegistry.get_supported_archs():
             ModelRegistry.register_model(architecture, executor)
+    if TOKENIZER_MODE not in RENDERER_REGISTRY.renderers:
+        RENDERER_REGISTRY.register(TOKENIZER_MODE, *RENDERER)
+        TokenizerRegistry.register(TOKENIZER_MODE, *TokenizerRegistry.tokenizers["hf"])
     for name in PATCHES:
         importlib.import_module(f"vllm_infogain.patches.{name}").apply()
 

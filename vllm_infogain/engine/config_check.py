@@ -14,7 +14,7 @@ from vllm_infogain.compat import (
     is_breakable_cudagraph_enabled,
 )
 from vllm_infogain.engine.arguments import check_additional_config
-from vllm_infogain.engine.identity import WORKER, is_active
+from vllm_infogain.engine.identity import TOKENIZER_MODE, WORKER, is_active
 from vllm_infogain.model_executors import EXECUTORS
 from vllm_infogain.request.fields import ParameterError
 from vllm_infogain.request.from_vllm import block_causal_size
@@ -117,6 +117,27 @@ def check_model(model_config: Any) -> None:
             "give the mask token's id: --hf-overrides '{\"mask_token_id\": ID}'",
         )  # fmt: skip
     _check_ends(mask_id, getattr(model_config.hf_config, "eos_token_id", None), "the model's config.json")
+
+
+def choose_renderer(model_config: Any) -> None:
+    """Have vLLM make our renderer for one of our models, as it chooses modes for architectures of its own.
+
+    Raises:
+        ParameterError (a ValueError): the user chose another, which would read masks as text.
+    """
+    if model_config.tokenizer_mode not in ("auto", "hf", TOKENIZER_MODE):
+        raise ParameterError(
+            "tokenizer_mode",
+            model_config.tokenizer_mode,
+            "it does not read the masks in a text; leave it out",
+        )
+    model_config.tokenizer_mode = TOKENIZER_MODE
+
+
+def check_renderer(model_config: Any) -> None:
+    """Refuse our renderer for a model that is not ours, which has no mask token."""
+    if model_config.tokenizer_mode == TOKENIZER_MODE:
+        raise ParameterError("tokenizer_mode", TOKENIZER_MODE, "it is of masked diffusion models; leave it out")
 
 
 def check_tokens(model_config: Any) -> None:

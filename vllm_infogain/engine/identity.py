@@ -4,6 +4,9 @@ from typing import Any
 
 WORKER = "vllm_infogain.engine.worker.InfoGainWorker"
 SCHEDULER = "vllm_infogain.engine.scheduler.InfoGainScheduler"
+# By it vLLM chooses our renderer, which reads the masks in a text. The tokenizer is the one of Hugging Face.
+TOKENIZER_MODE = "infogain"
+RENDERER = ("vllm_infogain.serving.renderer", "InfoGainRenderer")
 
 
 def is_active(vllm_config: Any) -> bool:

@@ -19,7 +19,7 @@ def has_masks(text: str, mask_text: str) -> bool:
     return mask_text in text or MARK.search(text) is not None
 
 
-def expand_marks(text: str, mask_text: str, most: int) -> str:
+def expand_masks(text: str, mask_text: str, most: int) -> str:
     """The text with the model's mask token, as often as each mark says.
 
     Args:
@@ -98,9 +98,9 @@ def expand_message(message: Mapping[str, Any], mask_text: str, most: int) -> dic
     """A chat message whose text has the model's mask token for marks."""
     content = message["content"]
     if isinstance(content, str):
-        return {**message, "content": expand_marks(content, mask_text, most)}
+        return {**message, "content": expand_masks(content, mask_text, most)}
     parts = [
-        {**part, "text": expand_marks(part["text"], mask_text, most)} if _is_text(part) else part for part in content
+        {**part, "text": expand_masks(part["text"], mask_text, most)} if _is_text(part) else part for part in content
     ]
     return {**message, "content": parts}
 
