@@ -145,3 +145,12 @@ def test_the_algorithm_works_where_vllm_cannot_be_imported():
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout == "kept out\n"
+
+
+def test_the_top_level_is_that_of_any_project():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    top = {Path(line).parts[0] for line in listed.splitlines()}
+    assert {name for name in top if not name.startswith(".")} == {
+        "pyproject.toml", "vllm_infogain", "model_executors", "patches", "benchmarks", "tests", "README.md",
+        "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile",
+    }  # fmt: skip
