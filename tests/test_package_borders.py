@@ -38,6 +38,7 @@ ROOMS = {
     "serving": {"compat", "request", "grammar", "sampling"},
     "embedded": {"images", "reference", "vllm_infogain"},
     "presets": {"engine", "embedded"},
+    "ray_serve": {"compat", "presets"},
     "vllm_infogain": {"request", "library", "presets"},
     "patches": {"compat", "request", "grammar", "engine", "serving", "model_executors", "presets"},
     "plugin": {"compat", "engine", "model_executors"},
