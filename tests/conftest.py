@@ -1,6 +1,7 @@
 """Settings every test shares. Engines run in this process, so that a test can step them and look inside."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,32 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 def pytest_runtest_protocol(item: pytest.Item):
     with running_a_test(is_marked=item.get_closest_marker(MARK) is not None):
         return (yield)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from order import Scheduler
+
+    config.option.loadscopereorder = False  # not by the number of tests, but in the order below
+    return Scheduler(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes
+        from order import rank
+
+        items.sort(key=rank)
+
+
+@pytest.fixture(scope="session")
+def embedded_url() -> Iterator[str]:
+    """A server of the embedded model, as it is without further flags; order.py has the modules that share it."""
+    from server import serve
+
+    with serve("--plugin", "infogain") as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,10 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from readme import ROOT, commands_of
-from server import serve
 from waiting import PATIENCE
 
 import vllm_infogain
@@ -25,9 +23,8 @@ QUESTIONS = len((TASKS / "multiplication.jsonl").read_text().splitlines())
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serve("--plugin", "infogain") as address:
-        yield address
+def url(embedded_url: str) -> str:
+    return embedded_url
 
 
 def run(commands: str, home: Path) -> str:

@@ -5,7 +5,7 @@ import random
 import openai
 import pytest
 from knobs import fitting
-from server import assert_refused, is_healthy, serve
+from server import assert_refused, is_healthy
 from waiting import PATIENCE
 
 from vllm_infogain.embedded import SERVED_NAME
@@ -24,9 +24,8 @@ GRID = "1<|mask:3|>\n<|mask:2|>2<|mask|>\n<|mask|>3<|mask:2|>\n<|mask:3|>4"
 
 
 @pytest.fixture(scope="module")
-def url():
-    with serve("--plugin", "infogain") as address:
-        yield address
+def url(embedded_url: str) -> str:
+    return embedded_url
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import child
 import engines
 import pytest
 import server
+from order import LONGEST, ON_ONE_SERVER
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,10 @@ import server
 def test_a_test_without_the_mark_can_start_neither_engine_nor_server(start):
     with pytest.raises(AssertionError, match="marked `engine`"):
         start()
+
+
+def test_the_order_names_the_modules_that_there_are_and_all_on_the_shared_server():
+    texts = {path.stem: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
+    assert set(LONGEST) <= texts.keys()
+    users = {module for module, text in texts.items() if "embedded_url" in text} - {Path(__file__).stem}
+    assert set(ON_ONE_SERVER) == users

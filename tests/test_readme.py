@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from readme import PAGES, REFERENCE, ROOT, blocks, commands_of, lines_of
-from server import serve
 from waiting import PATIENCE
 
 from vllm_infogain.embedded import model_path
@@ -182,14 +181,13 @@ def test_the_figures_of_the_samplers_are_those_that_were_measured(path: str):
 
 
 @pytest.mark.engine
-def test_the_curl_commands_run_as_printed_against_the_plain_server():
-    with serve("--plugin", "infogain") as url:
-        commands = [block for block in blocks("sh") if block.startswith("curl ")]
-        commands.append(commands[0].replace('"info_gain"', '"entropy"'))
-        printed = []
-        for block in commands:
-            command = shlex.split(block.replace("localhost:8000", url.removeprefix("http://")))
-            printed.append(subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE).stdout)
+def test_the_curl_commands_run_as_printed_against_the_plain_server(embedded_url):
+    commands = [block for block in blocks("sh") if block.startswith("curl ")]
+    commands.append(commands[0].replace('"info_gain"', '"entropy"'))
+    printed = []
+    for block in commands:
+        command = shlex.split(block.replace("localhost:8000", embedded_url.removeprefix("http://")))
+        printed.append(subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE).stdout)
     chat, infilled, regex, completion, infilled_twice, stream, greedy = printed
     (answer,) = json.loads(chat)["choices"]
     assert check(PUZZLE, answer["message"]["content"])

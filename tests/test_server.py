@@ -10,7 +10,7 @@ import openai
 import pytest
 from routes import BODIES, constrained
 from scrape import wait_for_running
-from server import MODEL_LENGTH, assert_refused, is_healthy, openai_client, serve, serve_tiny
+from server import MODEL_LENGTH, assert_refused, is_healthy, openai_client, serve_tiny
 from waiting import PATIENCE
 
 from vllm_infogain.embedded import SERVED_NAME
@@ -482,8 +482,8 @@ def test_constraints_too_large_to_compile_are_refused_on_every_route_while_other
 # The embedded model.
 
 
-def test_plain_serve_with_the_plugin_flag_serves_the_embedded_model():
-    with serve("--plugin", "infogain") as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+def test_plain_serve_with_the_plugin_flag_serves_the_embedded_model(embedded_url):
+    with openai_client(embedded_url) as client:
         assert [model.id for model in client.models.list()] == [SERVED_NAME]
         messages = [{"role": "user", "content": "multiply 3*4"}]
         answer = client.chat.completions.create(model=SERVED_NAME, messages=messages, temperature=0, max_tokens=12)

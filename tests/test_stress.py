@@ -2,15 +2,17 @@
 
 import asyncio
 import random
+import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
 from clients import Answer, ask, ask_streamed, client, metrics, wait_until_idle
-from server import serve
+from server import start
 from traffic import Call, invalid_call, valid_call
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.engine
 
@@ -25,9 +27,8 @@ Expected = list[tuple[Call, Answer]]
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serve("--plugin", "infogain") as address:
-        yield address
+def url(embedded_url: str) -> str:
+    return embedded_url
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,9 @@ def test_constraints_too_large_to_compile_are_refused_and_hold_nobody_up(url: st
     wait_until_idle(url)
 
 
-def test_requests_that_wait_and_are_preempted_all_the_time_are_answered_as_if_alone(expected: Expected):
+def test_requests_that_wait_and_are_preempted_are_answered_as_if_alone_and_the_server_ends_well(
+    expected: Expected,
+):
     # The longest request keeps four states of two pages each; one page more is vLLM's own.
     seen: Counter[str] = Counter()
 
@@ -161,9 +164,10 @@ def test_requests_that_wait_and_are_preempted_all_the_time_are_answered_as_if_al
             seen["looks"] += 1
             await asyncio.sleep(0.02)
 
-    with serve(
+    with start(
         "--plugin", "infogain", "--num-gpu-blocks-override", "9", environment={"VLLM_SERVER_DEV_MODE": "1"}
-    ) as url:
+    ) as server:
+        url = server.url
         faults = asyncio.run(besiege(url, SCARCE_REQUESTS, expected, take_pages_away))
         assert not faults, report(faults)
         wait_until_idle(url)
@@ -171,3 +175,5 @@ def test_requests_that_wait_and_are_preempted_all_the_time_are_answered_as_if_al
         print(f"{preempted:g} preemptions; requests waited at {seen['waiting']} of {seen['looks']} looks")
         assert preempted > 20
         assert seen["waiting"] > 0.2 * seen["looks"]
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=PATIENCE) == 0

@@ -1,7 +1,6 @@
 """A process of the server is killed: nobody waits for ever, nobody is told that all is well."""
 
 import concurrent.futures
-import signal
 import time
 
 import httpx
@@ -80,9 +79,3 @@ def test_a_killed_worker_of_two_ends_the_server():
     ) as server:
         assert len(processes(server, "VLLM::Worker")) == 2
         kill_under_load(server, "VLLM::Worker")
-
-
-def test_a_server_that_is_asked_to_stop_ends_well():
-    with start("--plugin", "infogain") as server:
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(timeout=PATIENCE) == 0
