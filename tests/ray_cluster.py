@@ -24,6 +24,8 @@ def ray_cluster(nodes: int, cpus: int = 1) -> Iterator[dict[str, str]]:
     # Ray's sockets lie in it, and the path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         environment = {"VLLM_INFOGAIN_CPU_RAY": "1", "OMP_NUM_THREADS": "1", MARK: folder}
+        # Where a token lies in the home, left there by any use of Ray, `ray start` asks for it and not all give it.
+        environment["RAY_AUTH_MODE"] = "disabled"
         try:
             _start_node([*HEAD, f"--num-cpus={cpus}", f"--temp-dir={folder}"], environment, folder)
             address = (Path(folder) / "ray_current_cluster").read_text().strip()
