@@ -40,6 +40,7 @@ ROOMS = {
     "presets": {"engine", "embedded"},
     "ray_serve": {"compat", "presets"},
     "vllm_infogain": {"request", "library", "presets"},
+    "batch": {"compat", "request", "presets"},
     "patches": {"compat", "request", "grammar", "engine", "serving", "model_executors", "presets"},
     "plugin": {"compat", "engine", "model_executors"},
 }
