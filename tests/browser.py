@@ -11,6 +11,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from waiting import PATIENCE
 
@@ -24,7 +25,7 @@ OPTIONS = (
     "--disable-background-networking",
     "--hide-scrollbars",
 )
-# What a screen reader says of a cell: position, token, step, nats; where the other canvas has another token, also that.
+# What a screen reader says of a cell: position from 1, token, step, nats; where the other canvas differs, its token.
 CELL = re.compile(
     r"Position (\d+): (\".*\"), written in step (\d+) at (\d+\.\d{4}) nats(?:; the other side has \".*\")?", re.DOTALL
 )
@@ -58,7 +59,8 @@ def open_page(browser: Chrome, url: str) -> Iterator[Chrome]:
     console(browser)
     requested_urls(browser)
     browser.get(url + ROUTE)
-    wait_until(browser, lambda: len(Select(browser.find_element(By.ID, "left")).options) == len(SAMPLERS))
+    wait_until(browser, lambda: browser.find_element(By.ID, "results").is_displayed())  # the recorded answer
+    assert len(Select(browser.find_element(By.ID, "left")).options) == len(SAMPLERS)
     yield browser
     assert [entry for entry in console(browser) if entry["source"] != "network"] == []
     asked = requested_urls(browser)
@@ -89,11 +91,23 @@ def wait_until(browser: Chrome, condition) -> None:
     WebDriverWait(browser, PATIENCE, poll_frequency=0.05).until(lambda _: condition())
 
 
-def fill(browser: Chrome, **fields) -> None:
+def fields_of(browser: Chrome, name: str, sides: tuple[str, ...] = ("left", "right")) -> list[WebElement]:
+    """The one field of this name, or that of each side."""
+    shared = browser.find_elements(By.ID, name)
+    return shared or [browser.find_element(By.CSS_SELECTOR, f"#{side}-side [data-knob={name}]") for side in sides]
+
+
+def fill(browser: Chrome, *sides: str, **fields) -> None:
+    """Fill these fields, of both sides or of those named."""
     for name, value in fields.items():
-        field = browser.find_element(By.ID, name)
-        field.clear()
-        field.send_keys(str(value))
+        for field in fields_of(browser, name, sides or ("left", "right")):
+            field.clear()
+            field.send_keys(str(value))
+
+
+def marked(browser: Chrome) -> list[WebElement]:
+    """Fields that are said to be wrong."""
+    return browser.find_elements(By.CSS_SELECTOR, "[aria-invalid=true][aria-errormessage=problem]")
 
 
 def run(browser: Chrome, left: str = "entropy", right: str = "info_gain", expect: str = "Done.") -> None:
@@ -107,9 +121,12 @@ def run(browser: Chrome, left: str = "entropy", right: str = "info_gain", expect
 
 
 def run_without_an_answer(browser: Chrome) -> str:
-    """The problem that is shown instead."""
+    """The problem that is shown, beside the answer that stood there before and is said to be of before."""
+    before = cells(browser)
     run(browser, expect="Not done.")
-    assert not browser.find_element(By.ID, "results").is_displayed()
+    assert before
+    assert cells(browser) == before
+    assert text_of(browser, "source").startswith(("Recorded:", "From an earlier run."))
     return text_of(browser, "problem")
 
 
@@ -131,6 +148,6 @@ def filled(browser: Chrome) -> list[int]:
 
 
 def written(canvas: list[dict]) -> list[tuple[int, str, int, str]]:
-    """(position, token, step, nats) of every cell, from what a screen reader says; all must be filled."""
+    """(position from 0, token, step, nats) of every cell, from what a screen reader says; all must be filled."""
     found = [CELL.fullmatch(cell["label"]).groups() for cell in canvas]
-    return [(int(position), json.loads(token), int(step), nats) for position, token, step, nats in found]
+    return [(int(position) - 1, json.loads(token), int(step), nats) for position, token, step, nats in found]

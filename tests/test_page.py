@@ -6,14 +6,17 @@ import re
 import urllib.request
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 from browser import (
     CELL,
     cells,
     console,
+    fields_of,
     fill,
     filled,
+    marked,
     open_browser,
     open_page,
     run,
@@ -26,14 +29,17 @@ from browser import (
 from fastapi import FastAPI
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 from server import serve
 from vllm.plugins import load_endpoint_plugins
 from vllm.plugins.endpoint_plugins.interface import EndpointPlugin, attach_endpoint_plugins
 from waiting import PATIENCE
 
 from vllm_infogain.embedded import SERVED_NAME
-from vllm_infogain.request.params import SAMPLERS
-from vllm_infogain.serving.page import FILES, ROUTE, Page
+from vllm_infogain.request.params import LOOKAHEAD_SAMPLERS, SAMPLERS
+from vllm_infogain.serving import page as page_module
+from vllm_infogain.serving.page import FILES, LONGEST_CHECK, ROUTE, SAMPLER_LINES, Page
+from vllm_infogain.serving.page.puzzles import is_solved
 
 PLUGINS = "infogain,infogain_page"
 KEY = "a-key"
@@ -106,6 +112,46 @@ def test_the_samplers_offered_are_those_that_a_request_may_name(url, client):
     offered = json.loads(fetch(f"{url}{ROUTE}/samplers")[1])["samplers"]
     assert [sampler["name"] for sampler in offered] == list(SAMPLERS)
     assert {sampler["name"] for sampler in offered if not sampler["streams_canvas"]} == {"beam", "best_of_n"}
+    assert list(SAMPLER_LINES) == list(SAMPLERS)
+    for sampler in offered:
+        assert sampler["line"] == SAMPLER_LINES[sampler["name"]]
+        assert ("num_candidates" in sampler["knobs"]) == (sampler["name"] in LOOKAHEAD_SAMPLERS)
+
+
+SOLVED = "1234\n3412\n4123\n2341"
+JUDGED = [  # prompt, text, whether it is solved
+    (PROMPT, SOLVED, True),
+    (PROMPT, "2143\n3412\n4321\n1234", False),  # a right grid that does not keep the given cells
+    (PROMPT, SOLVED.replace("3412", "3411"), False),
+    (PROMPT, SOLVED[:-1], False),
+    ("countdown 13 19 12 = 18", "19-13=6,6+12=18", True),
+    ("countdown 13 19 12 = 18", "19-13=6,6+12=19", False),
+    ("multiply 6*7", "6*7=0101010", True),
+    ("multiply<|answer|><|mask|>*7=<|mask:7|>", "5*7=0100011", True),
+    ("multiply<|answer|><|mask|>*7=<|mask:7|>", "5*7=0100010", False),
+    ("judge 12+7*3=33", "7*3=21,12+21=33,yes", True),
+    ("Write a poem.", "A poem.", None),
+    ("sudoku\n1..4", "1234", None),
+]
+
+
+@pytest.mark.parametrize(("prompt", "text", "solved"), JUDGED)
+def test_an_answer_is_judged_by_the_rules_of_its_puzzle(prompt, text, solved):
+    assert is_solved(prompt, text) is solved
+
+
+def ask(url: str, body: bytes) -> tuple[int, dict]:
+    response = httpx.post(f"{url}{ROUTE}/check", content=body, timeout=PATIENCE)
+    return response.status_code, response.json()
+
+
+@pytest.mark.engine
+def test_a_judgement_is_asked_of_the_server_which_reads_no_more_than_a_puzzle(url):
+    body = json.dumps({"prompt": PROMPT, "text": SOLVED}).encode()
+    assert ask(url, body) == (200, {"solved": True})
+    assert ask(url, body + b" " * LONGEST_CHECK) == (200, {"solved": None})
+    for wrong in (b"", b"[]", b"{}", b"\xff", b"[" * 2000):
+        assert ask(url, wrong)[0] == 400, wrong
 
 
 # What a reader sees.
@@ -132,9 +178,9 @@ def figures(browser) -> list[dict[str, str]]:
     """)
 
 
-def answer(client, tokenizer, sampler: str) -> tuple[str, list[tuple], dict]:
+def answer(client, tokenizer, sampler: str, **more) -> tuple[str, list[tuple], dict]:
     """The API's own answer to what the form holds: its text, (position, token, step, nats) by position, the report."""
-    knobs = {**KNOBS, "sampler": sampler, "return_trajectory": True}
+    knobs = {**KNOBS, "sampler": sampler, "return_trajectory": True, **more}
     response = client.completions.create(
         model=SERVED_NAME, prompt=PROMPT, max_tokens=CANVAS, temperature=0, seed=1, extra_body={"vllm_xargs": knobs}
     )
@@ -164,6 +210,7 @@ def test_both_canvases_and_their_figures_are_the_apis_answers(samplers, page, cl
         text, places, report = answer(client, tokenizer, sampler)
         assert written(canvas) == places
         assert "".join(token for _, token, *_ in places).startswith(text)
+        assert [re.sub(r"\d+", "0", shown.pop(name)) for name in ("seconds", "tokens_per_second")] == ["0.0", "0"]
         names = ("steps", "forwards", "rows", "bypassed_steps")
         assert shown == {name: str(report[name]) for name in names} | {
             "cumulative_entropy": f"{report['cumulative_entropy']:.4f}"
@@ -173,6 +220,91 @@ def test_both_canvases_and_their_figures_are_the_apis_answers(samplers, page, cl
     assert console(page) == []
 
 
+def panel_text(page, part: str, side: int) -> str:
+    return page.find_elements(By.CSS_SELECTOR, f".panel {part}")[side].text
+
+
+def candidates(page, side: int) -> list[str]:
+    """What the chart of J says of each candidate of the step shown."""
+    chart = page.find_elements(By.CSS_SELECTOR, ".panel .objective")[side]
+    return [point.get_attribute("textContent") for point in chart.find_elements(By.CSS_SELECTOR, "circle title")]
+
+
+@pytest.mark.engine
+def test_each_side_has_settings_of_its_own_and_its_candidates_are_charted(page, client, tokenizer):
+    settings = [{"num_candidates": 2}, {"num_candidates": 8, "cache": "prefix", "cost_weight": 0.5}]
+    Select(page.find_element(By.ID, "left")).select_by_visible_text("info_gain")
+    for side, name in enumerate(("left", "right")):
+        fill(page, name, bypass_threshold=1, num_candidates=settings[side]["num_candidates"])
+    Select(fields_of(page, "cache", ("right",))[0]).select_by_visible_text("prefix")
+    fill(page, "right", others="cost_weight=0.5")
+    run(page, left="info_gain")
+    assert "num_candidates 8, bypass_threshold 1, cache prefix, cost_weight 0.5" in panel_text(page, ".settings", 1)
+    page.find_element(By.ID, "step").send_keys(Keys.HOME, Keys.ARROW_RIGHT)
+    for side, knobs in enumerate(settings):
+        report = answer(client, tokenizer, "info_gain", bypass_threshold=1, **knobs)[2]
+        objective = report["trajectory"][0]["objective"]
+        assert len(objective) > 1
+        assert candidates(page, side) == [
+            f"candidate {number}: J = {value:.3f}" for number, value in enumerate(objective, start=1)
+        ]
+
+
+@pytest.mark.engine
+def test_a_parameter_of_other_samplers_is_closed_and_each_sampler_is_explained(page):
+    select = Select(page.find_element(By.ID, "right"))
+    for sampler in ("info_gain", "eb"):
+        select.select_by_visible_text(sampler)
+        (field,) = fields_of(page, "num_candidates", ("right",))
+        assert field.is_enabled() == (sampler in LOOKAHEAD_SAMPLERS)
+        assert text_of(page, "right-line") == f"{sampler} {SAMPLER_LINES[sampler]}"
+
+
+@pytest.mark.engine
+def test_the_answer_is_copied_as_plain_text(page, client, tokenizer):
+    run(page)
+    page.find_elements(By.CSS_SELECTOR, ".panel .copy")[1].click()
+    assert panel_text(page, ".copy", 1) == "Copied"
+    prompt = page.find_element(By.ID, "prompt")
+    prompt.clear()
+    prompt.send_keys(Keys.CONTROL, "v")
+    assert prompt.get_attribute("value") == answer(client, tokenizer, "info_gain")[0]
+
+
+RECORDING = Path(page_module.__file__).parent / "recorded.json"
+
+
+@pytest.mark.engine
+def test_the_first_screen_shows_a_recorded_answer_that_the_model_gives(page, client, tokenizer):
+    """Written anew where `INFOGAIN_RECORD=1`."""
+    runs = []
+    for sampler in ("entropy", "info_gain"):
+        text, _, report = answer(client, tokenizer, sampler)
+        steps = [
+            {**step, "text": [tokenizer.decode([token]) for token in step["tokens"]]}
+            | {name: [round(value, 4) for value in step[name]] for name in ("entropies", "objective")}
+            for step in report["trajectory"]
+        ]
+        figures = ("steps", "forwards", "rows", "bypassed_steps", "cumulative_entropy")
+        runs.append({
+            "sampler": sampler, "knobs": {"sampler": sampler, **KNOBS}, "text": text, "solved": is_solved(PROMPT, text),
+            "report": {name: report[name] for name in figures}, "steps": steps,
+        })  # fmt: skip
+    if os.environ.get("INFOGAIN_RECORD"):
+        RECORDING.write_text(json.dumps({"model": SERVED_NAME, "prompt": PROMPT, "runs": runs}) + "\n")
+    recorded = json.loads(RECORDING.read_text())
+    assert text_of(page, "source").startswith(f"Recorded: what {SERVED_NAME} answers to “sudoku 1..4")
+    assert [panel_text(page, ".verdict", side) for side in (0, 1)] == ["✗ not solved", "✓ solved"]
+    for kept, made, canvas in zip(recorded["runs"], runs, cells(page), strict=True):
+        assert (kept["text"], kept["knobs"], kept["solved"]) == (made["text"], made["knobs"], made["solved"])
+        assert kept["report"] == pytest.approx(made["report"], abs=1e-3)
+        shown = {position: (token, step) for position, token, step, _ in written(canvas)}
+        for number, (one, other) in enumerate(zip(kept["steps"], made["steps"], strict=True), start=1):
+            assert one["positions"] == other["positions"]
+            assert one["objective"] == pytest.approx(other["objective"], abs=1e-3)
+            assert [shown[position] for position in one["positions"]] == [(token, number) for token in other["text"]]
+
+
 @pytest.mark.engine
 def test_the_samplers_differ_on_the_examples_and_the_page_marks_where(page):
     for example in page.find_elements(By.CSS_SELECTOR, "[data-prompt]"):
@@ -180,7 +312,12 @@ def test_the_samplers_differ_on_the_examples_and_the_page_marks_where(page):
         run(page)
         left, right = cells(page)
         differ = [one["text"] != other["text"] for one, other in zip(left, right, strict=True)]
-        assert any(differ), text_of(page, "prompt")
+        prompt = page.find_element(By.ID, "prompt").get_attribute("value")
+        assert any(differ), prompt
+        verdicts = {True: "✓ solved", False: "✗ not solved"}
+        assert [panel_text(page, ".verdict", side) for side in (0, 1)] == [
+            verdicts[is_solved(prompt, panel_text(page, "pre", side))] for side in (0, 1)
+        ]
         for canvas in (left, right):
             assert ["differs" in cell["classes"] for cell in canvas] == differ
             assert ["; the other side has" in cell["label"] for cell in canvas] == differ
@@ -196,7 +333,7 @@ def test_what_stands_between_masks_is_shown_from_the_start_and_never_as_written(
     page.find_element(By.ID, "step").send_keys(Keys.HOME)
     for canvas in cells(page):
         assert "".join(cell["text"] for cell in canvas) == "·*7=·······"
-        assert [cell["label"] for cell in canvas[:2]] == ["Position 0: masked", 'Position 1: "*", given']
+        assert [cell["label"] for cell in canvas[:2]] == ["Position 1: masked", 'Position 2: "*", given']
 
 
 @pytest.mark.engine
@@ -218,9 +355,9 @@ def test_the_slider_replays_both_runs_by_keyboard(page):
 @pytest.mark.engine
 def test_a_replay_ends_with_the_last_step(page):
     run(page)
-    page.find_element(By.ID, "replay").click()
+    page.find_element(By.ID, "play").click()
     wait_until(page, lambda: 0 < sum(filled(page)) < 2 * CANVAS)
-    wait_until(page, lambda: text_of(page, "replay") == "Replay")
+    wait_until(page, lambda: text_of(page, "play") == "Play")
     assert filled(page) == [CANVAS, CANVAS]
 
 
@@ -232,14 +369,14 @@ def test_the_numbers_of_a_token_are_shown_on_focus_and_the_arrow_keys_move_it(pa
     note = page.find_element(By.CSS_SELECTOR, ".panel .cell-note")
     assert note.text == cells(page)[0][1]["label"]
     page.switch_to.active_element.send_keys(Keys.END)
-    assert CELL.fullmatch(note.text).groups()[:2] == (str(CANVAS - 1), '"<|eos|>"')
+    assert CELL.fullmatch(note.text).groups()[:2] == (str(CANVAS), '"<|eos|>"')
 
 
 @pytest.mark.engine
 def test_a_screenshot_is_small_enough_to_keep(page, tmp_path):
     """Kept by `INFOGAIN_SCREENSHOT=vllm_infogain/serving/page/screenshot.png pytest tests/test_page.py -k shot`."""
     run(page)
-    page.find_element(By.ID, "step").send_keys(Keys.ARROW_LEFT)
+    page.find_element(By.ID, "step").send_keys(Keys.HOME, *[Keys.ARROW_RIGHT] * 7)  # where J decides
     fill(page, key="")
     page.execute_script("document.activeElement.blur()")
     show_as(page, height=page.execute_script("return document.body.offsetHeight"))
@@ -256,6 +393,27 @@ def test_a_refused_value_is_named_with_its_remedy(page):
     fill(page, tokens_per_step=0)
     run(page, expect="Not done.")
     assert text_of(page, "problem").startswith("HTTP 400: tokens_per_step=0: give a whole number of 1 or more")
+    assert marked(page) == fields_of(page, "tokens_per_step")
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("num_candidates", {"num_candidates": 65}),
+        ("max_tokens", {"max_tokens": -1}),
+        ("temperature", {"temperature": -1}),
+        ("others", {"others": "prune=2"}),
+        ("others", {"others": "best_guess=2"}),
+    ],
+)
+def test_a_refusal_marks_the_field_it_names_and_leaves_the_earlier_answer(name, fields, page):
+    Select(page.find_element(By.ID, "left")).select_by_visible_text("info_gain")
+    fill(page, **fields)
+    before = cells(page)
+    run(page, left="info_gain", expect="Not done.")
+    assert marked(page) == fields_of(page, name), text_of(page, "problem")
+    assert cells(page) == before
 
 
 @pytest.mark.engine

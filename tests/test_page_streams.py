@@ -9,8 +9,10 @@ import pytest
 import uvicorn
 from browser import (
     cells,
+    fields_of,
     fill,
     filled,
+    marked,
     open_browser,
     open_page,
     run,
@@ -23,6 +25,7 @@ from browser import (
 from fastapi import FastAPI
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 from vllm_infogain.serving.page import Page
 
@@ -169,11 +172,20 @@ def test_a_run_that_is_started_again_drops_the_first(page):
     assert (filled(page), [canvas[0]["text"] for canvas in cells(page)]) == ([1, 1], ["c", "c"])
 
 
-def test_an_earlier_answer_does_not_stand_beside_a_later_problem(page):
+def test_a_problem_leaves_the_answer_of_the_earlier_run_and_says_so(page):
     pretend(page, steps(["a"], [0.0]) + END)
     run(page)
+    assert text_of(page, "source") == ""
     fill(page, seed="1e")
     assert run_without_an_answer(page) == "Seed: give a number."
+    assert text_of(page, "source") == "From an earlier run."
+    assert [canvas[0]["text"] for canvas in cells(page)] == ["a", "a"]
+
+
+def test_a_stream_without_any_step_leaves_the_answer_of_the_earlier_run(page):
+    pretend(page, BROKEN["a run that the server ends before it began"][0])
+    assert run_without_an_answer(page).startswith("the server ended it early")
+    assert text_of(page, "source").startswith("Recorded:")
 
 
 def test_steps_that_arrive_do_not_take_the_reader_from_the_one_picked(page):
@@ -189,9 +201,63 @@ def test_steps_that_arrive_do_not_take_the_reader_from_the_one_picked(page):
     assert (text_of(page, "shown"), filled(page)) == ("0 of 2", [0, 0])
 
 
-def test_a_field_that_is_no_number_is_named(page):
+def test_a_field_that_is_no_number_is_named_and_marked_until_it_is_mended(page):
     fill(page, temperature="1e")
     assert run_without_an_answer(page) == "Temperature: give a number."
+    assert marked(page) == fields_of(page, "temperature") == [page.switch_to.active_element]
+    fill(page, temperature=0)
+    assert marked(page) == []
+
+
+def test_a_parameter_without_its_value_is_named_and_marked_on_its_side(page):
+    fill(page, "right", others="prune")
+    assert run_without_an_answer(page) == "Others: write name=value, and a space between two."
+    assert marked(page) == fields_of(page, "others", ("right",))
+
+
+@pytest.mark.parametrize("width", [700, 900, 1180])
+def test_a_short_answer_is_not_broken_inside_an_equation(width, page):
+    show_as(page, width)
+    equations = ["13+19=32,", "32-14=18"]
+    pretend(page, steps([*"".join(equations), "<|eos|>"], [0.0] * 18) + END)
+    run(page)
+    tops = page.execute_script(
+        "return [...document.querySelector('.canvas').children].slice(0, 17).map((cell) => cell.offsetTop)"
+    )
+    first, second = set(tops[:9]), set(tops[9:])
+    assert (len(first), len(second)) == (1, 1)
+    assert first != second, "both have room on one line, so that this shows nothing"
+
+
+def test_an_end_token_fades_beside_the_answer(page):
+    pretend(page, steps(["a", "<|eos|>"], [0.0, 0.0]) + END)
+    run(page)
+    colours = page.execute_script(
+        "return [...document.querySelector('.canvas').children].slice(0, 2).map("
+        "(cell) => [getComputedStyle(cell).backgroundColor, getComputedStyle(cell).color])"
+    )
+    assert colours[0] != colours[1]
+    assert colours[1][0] == "rgba(0, 0, 0, 0)"
+
+
+def test_play_pause_and_single_steps(page):
+    pretend(page, steps(["a"], [0.0]) * 400 + END)
+    run(page)
+    back, forward, play = (page.find_element(By.ID, name) for name in ("back", "forward", "play"))
+    back.click()
+    assert text_of(page, "shown") == "399 of 400"
+    forward.click()
+    forward.click()
+    assert text_of(page, "shown") == "400 of 400"
+    Select(page.find_element(By.ID, "speed")).select_by_value("0.5")
+    play.click()
+    assert play.text == "Pause"
+    wait_until(page, lambda: not text_of(page, "shown").startswith("0 "))
+    play.click()
+    assert play.text == "Play"
+    paused = text_of(page, "shown")
+    forward.click()
+    assert text_of(page, "shown") == f"{int(paused.split()[0]) + 1} of 400"
 
 
 def test_a_server_out_of_reach_is_said_to_be(page):

@@ -5,8 +5,13 @@ const BAD_STATUS = {
   404: "this server does not answer here: is it one of vLLM, with a model that generates?",
 };
 
-/** What went wrong, in words for whoever runs the page. */
-export class Problem extends Error {}
+/** What went wrong, in words for whoever runs the page, and the name of the field it is about, if any. */
+export class Problem extends Error {
+  constructor(message, field) {
+    super(message);
+    this.field = field;
+  }
+}
 
 /** The data of every server-sent event in `body`, however its bytes are cut up. */
 export async function* eventData(body) {
@@ -36,8 +41,9 @@ export async function request(url, { key, body, signal }) {
     throw new Problem("the server could not be reached: does it still run?");
   });
   if (response.ok) return response;
-  const said = (await response.json().catch(() => ({}))).error?.message;
-  throw new Problem(`HTTP ${response.status}: ${said ?? BAD_STATUS[response.status] ?? response.statusText}`);
+  const { message, param } = (await response.json().catch(() => ({}))).error ?? {};
+  const said = message ?? BAD_STATUS[response.status] ?? response.statusText;
+  throw new Problem(`HTTP ${response.status}: ${said}`, param ?? (response.status === 401 ? "key" : undefined));
 }
 
 /** The text of each of these tokens alone, by its id. */
@@ -57,4 +63,10 @@ export async function givenTexts(sent) {
   const canvas = ids.includes(mask) ? ids.slice(ids.indexOf(mask)) : [];
   const text = await textsOf(canvas, sent);
   return canvas.map((id) => id === mask ? undefined : text.get(id));
+}
+
+/** Whether `text` solves the puzzle that the prompt is: true, false, or null where it is none. */
+export async function isSolved(text, sent) {
+  const body = { prompt: sent.body.prompt, text };
+  return (await (await request("infogain/check", { ...sent, body })).json()).solved;
 }
