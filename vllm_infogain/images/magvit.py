@@ -7,6 +7,7 @@ Modules and weights have the released names, so that `load_state_dict` reads a r
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -59,7 +60,9 @@ class Magvit(nn.Module):
         """
         stated = folder / "config.json"
         shape = json.loads(stated.read_text()).get("magvit", {}) if stated.exists() else {}
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in shape.items()}
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in shape.items()
+        }
         model = cls(MagvitConfig(**fields))
         model.load_state_dict(without_buffers(load_file(folder / "model.safetensors")))
         return model.eval()

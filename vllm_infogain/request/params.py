@@ -241,7 +241,7 @@ def check_read(asked: Mapping[str, Any], params: DecodingParams) -> None:
             names = ", ".join(sampler for sampler in SAMPLERS if sampler in readers)
             raise ParameterError(
                 name, value,
-                f"is of {names}, and sampler={params.sampler!r} has no use for it; leave it out, or make it the "
+                f"belongs to {names}; sampler={params.sampler!r} has no use for it; leave it out, or make it the "
                 "server's default",
             )  # fmt: skip
     if "steps" in asked and params.schedule == "fixed":
