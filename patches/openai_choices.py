@@ -123,13 +123,13 @@ def _stream(serving, request, result_generator, tokenizer, made_of, blank, heade
     """
     from vllm_infogain.compat import should_include_usage
     from vllm_infogain.grammar.vocabulary import shown
-    from vllm_infogain.request.settings import parse_settings
+    from vllm_infogain.request.from_vllm import settings_of
     from vllm_infogain.serving.streams import CanvasStream, ReportStream
 
     if not _is_ours(serving):
         return made_of(result_generator)
 
-    _, defaults = parse_settings(serving.engine_client.vllm_config.additional_config)
+    _, defaults = settings_of(serving.engine_client.vllm_config)
     samples = request.n or 1
     _, counts_tokens = should_include_usage(request.stream_options, serving.enable_force_include_usage)
     own = {"blank": blank, "header": header, "counts_tokens": counts_tokens}

@@ -34,11 +34,10 @@ def _check_before_response(generate_with_builtin_tools):
 def _refuse_steps(sampling_params, vllm_config) -> None:
     from vllm_infogain.compat import RequestOutputKind
     from vllm_infogain.request.fields import ParameterError, without_none
-    from vllm_infogain.request.settings import parse_settings
+    from vllm_infogain.request.from_vllm import settings_of
     from vllm_infogain.serving.admission import RequestError
 
-    defaults = parse_settings(vllm_config.additional_config)[1]
-    wanted = (defaults | without_none(sampling_params.extra_args)).get("stream_mode")
+    wanted = (settings_of(vllm_config)[1] | without_none(sampling_params.extra_args)).get("stream_mode")
     if wanted == "canvas" and sampling_params.output_kind == RequestOutputKind.DELTA:
         remedy = "/v1/responses streams text only; give 'block', or use /v1/completions or /v1/chat/completions"
         raise RequestError(str(ParameterError("stream_mode", wanted, remedy)), parameter="stream_mode")

@@ -8,12 +8,16 @@ import pytest
 from vllm import SamplingParams
 from vllm.config import CUDAGraphMode, StructuredOutputsConfig
 from vllm.engine.arg_utils import EngineArgs
+from vllm.inputs import tokens_input
+from vllm_infogain.patches import admission_check, wrap_once
 
 from vllm_infogain import ParameterError, plugin, presets
+from vllm_infogain.compat import InputProcessor
 from vllm_infogain.embedded.tokenizer import EOS, MASK, VOCAB
 from vllm_infogain.engine import config_check as startup
 from vllm_infogain.engine import identity
 from vllm_infogain.engine.config_check import check_attention_backends, check_engine
+from vllm_infogain.request import from_vllm
 from vllm_infogain.request.from_vllm import decoding_params
 from vllm_infogain.serving.admission import check_request
 
@@ -200,6 +204,60 @@ def test_a_request_that_cannot_be_served_is_refused(served, fields, prompt, opti
     with pytest.raises(ValueError, match=message):
         check_request(SamplingParams(max_tokens=16, **fields), prompt, served, **options)
     check_request(SamplingParams(max_tokens=16), [5], served)
+
+
+@pytest.fixture
+def front_end(checkpoint):
+    """Of an engine that never runs, and with a configuration of its own: what vLLM's front end does with a request."""
+
+    class Engine:
+        vllm_config = config(checkpoint)
+        input_processor = InputProcessor(vllm_config)
+
+        def generate(self, prompt, params, request_id, **options):
+            return self.input_processor.process_inputs(request_id, prompt, params, ("generate",), **options)
+
+    wrap_once(Engine, "generate", admission_check._check_before_streaming)
+    yield Engine()
+    Engine.input_processor.renderer.shutdown()
+
+
+def counted(monkeypatch, name: str) -> list:
+    """Gets an item for every call of a parser."""
+    calls: list = []
+    parse = getattr(from_vllm, name)
+
+    def parse_counted(*args, **own):
+        calls.append(args)
+        return parse(*args, **own)
+
+    monkeypatch.setattr(from_vllm, name, parse_counted)
+    return calls
+
+
+def test_the_front_end_parses_each_request_once_and_the_settings_once(front_end, monkeypatch):
+    requests, settings = counted(monkeypatch, "parse_params"), counted(monkeypatch, "parse_settings")
+    mask = VOCAB[MASK]
+    for number, prompt in enumerate(([5, 6], [5, mask, mask]), start=1):
+        rendered, params = tokens_input(prompt), SamplingParams(max_tokens=2)
+        made = [front_end.generate(rendered, params, str(name)) for name in range(2)]  # as /v1/responses: it asks twice
+        assert [request.prompt_token_ids for request in made] == [prompt[: 3 - number]] * 2
+        assert len(requests) == number
+    front_end.generate({"prompt_token_ids": [5, 6]}, SamplingParams(max_tokens=2), "not rendered")
+    front_end.input_processor.process_inputs("offline", tokens_input([5]), SamplingParams(max_tokens=2), ("generate",))
+    assert len(requests) == 4
+    assert len(settings) == 1
+
+
+def test_a_prompt_is_checked_again_with_other_parameters_and_decoded_with_those_it_was_checked_with(front_end):
+    rendered, params = tokens_input([5, 6]), SamplingParams(max_tokens=2)
+    front_end.generate(rendered, params, "a")
+    with pytest.raises(ValueError, match="max_tokens=500"):
+        front_end.generate(rendered, SamplingParams(max_tokens=500), "b")
+    with pytest.raises(ValueError, match="priority=3"):
+        front_end.generate(rendered, params, "c", priority=3)
+    params.max_tokens = 500
+    assert front_end.generate(rendered, params, "d").sampling_params.max_tokens == 2
 
 
 def test_a_request_without_a_seed_is_seeded_by_its_id_but_at_temperature_0(served):

@@ -19,7 +19,8 @@ from vllm_infogain.compat import ResponsesRequest, VLLMValidationError
 from vllm_infogain.embedded.tokenizer import ANSWER, BOS, EOS, MASK, VOCAB, encode
 from vllm_infogain.request.canvas import check_infill, initial_canvas
 from vllm_infogain.request.params import parse_params
-from vllm_infogain.serving.admission import check_request, check_server_limit, given_canvas
+from vllm_infogain.serving.admission import check_request, check_server_limit
+from vllm_infogain.serving.asked import Asked
 from vllm_infogain.serving.infilling import GAP, Gap, cut_prompt, with_canvas
 from vllm_infogain.serving.mask_syntax import check_typed, expand_masks
 
@@ -158,7 +159,7 @@ def test_more_tokens_at_least_than_the_canvas_has_are_refused():
 
 
 def test_offline_vllms_default_of_max_tokens_counts_as_not_given():
-    assert [given_canvas(SamplingParams(max_tokens=size)) for size in (16, None, 5)] == [None, None, 5]
+    assert [Asked.of(SamplingParams(max_tokens=size)).own_canvas for size in (16, None, 5)] == [None, None, 5]
 
 
 # Checks.

@@ -28,6 +28,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from vllm_infogain import compat
 from vllm_infogain.engine import metrics
 from vllm_infogain.serving.admission import HONOURED, INTERNAL, NEUTRAL
+from vllm_infogain.serving.asked import Asked
 from vllm_infogain.serving.page import Page
 
 
@@ -218,17 +219,19 @@ def test_the_server_sizes_the_output_by_the_length_we_wrap(serving):
 
 def test_parameters_can_be_copied_by_clone_and_lose_what_we_hung_on_them():
     params = compat.SamplingParams(extra_args={"a": 1})
-    params.inserts = True
+    params.asked = Asked(inserts=True)
     copy = params.clone()
     copy.extra_args = {"b": 2}
     assert params.extra_args == {"a": 1}, "callers share parameters; the canvas goes into a copy"
-    assert not hasattr(copy, "inserts"), "what the client asked for is read off the original, never off a copy"
+    assert Asked.of(params).inserts, "parameters no longer take what the client asked for"
+    assert not hasattr(copy, "asked"), "what the client asked for is read off the original, never off a copy"
 
 
-def test_sampling_params_take_the_attribute_that_carries_the_clients_canvas():
-    params = compat.SamplingParams()
-    params.requested_canvas = 5
-    assert params.requested_canvas == 5, "the check of a canvas cut down over HTTP needs to know what was asked for"
+def test_a_prompt_reaches_process_inputs_with_the_parameters_that_generate_was_called_with():
+    generated = calls_in(compat.AsyncLLM.generate)["self.add_request"]
+    added = calls_in(compat.AsyncLLM.add_request)["self.input_processor.process_inputs"]
+    for call, names in ((generated, ["prompt", "sampling_params"]), (added, ["prompt", "params"])):
+        assert [ast.unparse(argument) for argument in call.args[1:3]] == names, "it would be checked a second time"
 
 
 def test_every_sampling_field_the_admission_check_names_exists():

@@ -23,9 +23,8 @@ from vllm_infogain.engine.graphs import PiecewiseGraphs, forward
 from vllm_infogain.engine.pages import KVPages
 from vllm_infogain.engine.stats import StepStatsRecorder, timed
 from vllm_infogain.engine.weights import load_model
-from vllm_infogain.request.from_vllm import logit_columns
+from vllm_infogain.request.from_vllm import logit_columns, settings_of
 from vllm_infogain.request.params import DecodingParams
-from vllm_infogain.request.settings import parse_settings
 from vllm_infogain.sampling.rehearsal import rehearse
 
 
@@ -37,7 +36,7 @@ class ModelHost:
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
         self.vllm_config = vllm_config
         self.device = device
-        self.settings, self.defaults = parse_settings(vllm_config.additional_config)
+        self.settings, self.defaults = settings_of(vllm_config)
         self.mask_id: int = vllm_config.model_config.hf_config.mask_token_id
         self.vocab: int = vllm_config.model_config.get_vocab_size()
         # More than 32 MiB at once, and the C library gives the pages back and faults them in again at every step.

@@ -17,8 +17,8 @@ from vllm_infogain.engine.model_host import ModelHost
 from vllm_infogain.engine.records import GroupPlan, NextForward, StepPlan, StepResult
 from vllm_infogain.engine.results import step_result
 from vllm_infogain.engine.stats import NOTHING_RECORDED, Recorded, timed
+from vllm_infogain.request.from_vllm import settings_of
 from vllm_infogain.request.params import DecodingParams
-from vllm_infogain.request.settings import parse_settings
 from vllm_infogain.sampling import make_decoder
 from vllm_infogain.sampling.canvas_state import Final
 from vllm_infogain.sampling.decoder import Decoder, Pending
@@ -192,7 +192,7 @@ def background_log_frequencies(vllm_config: VllmConfig) -> np.ndarray | None:
 
     Which file is read is the server's to say, never a request's.
     """
-    settings, _ = parse_settings(vllm_config.additional_config)
+    settings, _ = settings_of(vllm_config)
     if settings.background_frequencies is None:
         return None
     return load_log_frequencies(settings.background_frequencies, vllm_config.model_config.get_vocab_size())

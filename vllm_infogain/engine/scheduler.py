@@ -27,7 +27,7 @@ from vllm_infogain.engine.metrics import StepStatsExporter
 from vllm_infogain.engine.records import GroupPlan, StepPlan, StepResult
 from vllm_infogain.engine.request_state import RequestState
 from vllm_infogain.grammar.backend import CanvasBackend, compiled_automaton
-from vllm_infogain.request.settings import parse_settings
+from vllm_infogain.request.from_vllm import settings_of
 
 
 class InfoGainScheduler(Scheduler):
@@ -35,7 +35,7 @@ class InfoGainScheduler(Scheduler):
         super().__init__(*args, **kwargs)
         check_engine(self.vllm_config)
         self.use_v2_model_runner = True  # spares a copy of every token per step that only vLLM's V1 runner reads
-        self.settings, _ = parse_settings(self.vllm_config.additional_config)
+        self.settings, _ = settings_of(self.vllm_config)
         self._states: dict[str, RequestState] = {}
         self._scratch: list = []  # pages of candidates in the step under way
         self._stats_exporter = StepStatsExporter(self.vllm_config)

@@ -1,11 +1,28 @@
 """A request's decoding record out of vLLM's SamplingParams and the engine's configuration."""
 
 import hashlib
+import weakref
+from typing import Any
 
 from vllm_infogain.compat import SamplingParams, VllmConfig
 from vllm_infogain.request.constraints import Constraints
 from vllm_infogain.request.params import DecodingParams, parse_params
-from vllm_infogain.request.settings import parse_settings
+from vllm_infogain.request.settings import Settings, parse_settings
+
+_settings: dict[int, tuple[Settings, dict[str, Any]]] = {}  # of each configuration, by its id, as long as it lives
+
+
+def settings_of(vllm_config: VllmConfig) -> tuple[Settings, dict[str, Any]]:
+    """Our settings, and the defaults of decoding parameters: parsed once of each engine's configuration.
+
+    Raises:
+        ParameterError: see `parse_settings`.
+    """
+    key = id(vllm_config)
+    if key not in _settings:
+        _settings[key] = parse_settings(vllm_config.additional_config)
+        weakref.finalize(vllm_config, _settings.pop, key)
+    return _settings[key]
 
 
 def block_causal_size(vllm_config: VllmConfig) -> int:
@@ -41,7 +58,7 @@ def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_confi
     eos_ids = {*(eos if isinstance(eos, list) else [eos]), sampling_params.eos_token_id} - {None}
     return parse_params(
         sampling_params.extra_args or {},
-        defaults=parse_settings(vllm_config.additional_config)[1],
+        defaults=settings_of(vllm_config)[1],
         temperature=sampling_params.temperature,
         seed=seed,
         canvas_length=sampling_params.max_tokens,

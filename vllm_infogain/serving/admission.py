@@ -7,9 +7,8 @@ from typing import Any
 from vllm_infogain.compat import SamplingParams, VllmConfig, VLLMValidationError, cdiv
 from vllm_infogain.request.canvas import check_infill, initial_canvas, stops_from
 from vllm_infogain.request.fields import ParameterError
-from vllm_infogain.request.from_vllm import decoding_params, klass_mib
+from vllm_infogain.request.from_vllm import decoding_params, klass_mib, settings_of
 from vllm_infogain.request.params import MAX_SEQUENCES, DecodingParams
-from vllm_infogain.request.settings import parse_settings
 from vllm_infogain.sampling.schedule import plan_blocks
 from vllm_infogain.serving.structured_outputs import check_constraint, check_structured_outputs
 
@@ -59,13 +58,6 @@ def check_constraint_first(constraint: Any, vllm_config: VllmConfig, asked: tupl
             check_constraint(constraint, vllm_config, asked)
 
 
-def given_canvas(params: SamplingParams) -> int | None:
-    """`max_tokens`, if the request gives it itself; where that cannot be told, vLLM's default counts as not given."""
-    if hasattr(params, "given_canvas"):  # over HTTP
-        return params.given_canvas
-    return None if params.max_tokens == SamplingParams().max_tokens else params.max_tokens
-
-
 def check_server_limit(canvas: int, vllm_config: VllmConfig) -> None:
     """Refuse a canvas longer than what the server's generation config lets HTTP requests have.
 
@@ -108,8 +100,7 @@ def check_request(
     with refusing():
         if not isinstance(params, SamplingParams):
             raise ParameterError("task", "pooling", "a masked diffusion model only generates; use LLM.generate")
-        if lora_request is not None:
-            raise ParameterError("lora_request", lora_request.lora_name, "LoRA is not supported; leave it out")
+        check_options(lora_request, is_resumable, priority)
         _check_sampling_fields(params)
         decoding = decoding_params("", params, vllm_config)
         canvas = requested_canvas or params.max_tokens or 0
@@ -128,10 +119,16 @@ def check_request(
             raise ParameterError(
                 "max_tokens", requested_canvas, f"this server's limit is {params.max_tokens}; give at most that"
             )
-        if is_resumable:
-            raise ParameterError("resumable", True, "a prompt cannot be streamed in; give it whole")
-        if priority:
-            raise ParameterError("priority", priority, "requests are served in the order they come; leave it out")
+
+
+def check_options(lora_request: Any, is_resumable: bool, priority: int) -> None:
+    """Refuse what a caller of the engine may ask for beside parameters and prompt."""
+    if lora_request is not None:
+        raise ParameterError("lora_request", lora_request.lora_name, "LoRA is not supported; leave it out")
+    if is_resumable:
+        raise ParameterError("resumable", True, "a prompt cannot be streamed in; give it whole")
+    if priority:
+        raise ParameterError("priority", priority, "requests are served in the order they come; leave it out")
 
 
 def check_room(prompt_length: int, limit: int) -> None:
@@ -177,7 +174,7 @@ def _check_samples(samples: int, params: DecodingParams) -> None:
 
 def _check_rows(samples: int, params: DecodingParams, prompt_length: int, vllm_config: VllmConfig) -> None:
     """No single request may take the server down: what its candidates hold at once grows with rows."""
-    limit = parse_settings(vllm_config.additional_config)[0].request_rows
+    limit = settings_of(vllm_config)[0].request_rows
     if samples > MAX_SEQUENCES:
         raise ParameterError("n", samples, f"give at most {MAX_SEQUENCES}; for more samples send more requests")
     window = min(params.window(prompt_length), params.length(prompt_length))
@@ -206,7 +203,7 @@ def _check_cached_states(params: DecodingParams, length: int, vllm_config: VllmC
 
 
 def _check_klass(params: DecodingParams, vllm_config: VllmConfig) -> None:
-    limit, needed = parse_settings(vllm_config.additional_config)[0].klass_mib, klass_mib(params, vllm_config)
+    limit, needed = settings_of(vllm_config)[0].klass_mib, klass_mib(params, vllm_config)
     if needed > limit:
         raise ParameterError(
             "block_length", params.block_length,
