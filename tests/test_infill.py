@@ -1,4 +1,4 @@
-"""Infilling from the user's words to the parameter record: marks in text, masks among token ids, checks, rendering."""
+"""Infilling from the user's words to the parameter record: masks in text, masks among token ids, checks, rendering."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ OWN = "<|mdm_mask|>"  # how LLaDA's tokenizer writes the mask
 PLAIN = st.text("ab\n<|>:[]", max_size=5).filter(lambda text: "|>" not in text and "<|" not in text)
 
 
-# Marks in text.
+# Masks in text.
 
 
 @given(st.lists(st.tuples(PLAIN, st.integers(1, 9)), max_size=4), PLAIN)

@@ -9,18 +9,18 @@ from typing import Any
 
 from vllm_infogain.request.fields import ParameterError
 
-MARK = re.compile(r"<\|mask(?::([^|<>]*))?\|>")
+WRITTEN = re.compile(r"<\|mask(?::([^|<>]*))?\|>")
 # What is meant as a mask, and is none: the first can hardly be anything else, the second may be talked about.
 MISTYPED = re.compile(r"<\|[^|<>]*mask[^|<>]*\|>", re.IGNORECASE)
 OTHER_MASK = re.compile(r"\[mask(?::?\d+)?\]|<mask(?::?\d+)?>", re.IGNORECASE)
 
 
 def has_masks(text: str, mask_text: str) -> bool:
-    return mask_text in text or MARK.search(text) is not None
+    return mask_text in text or WRITTEN.search(text) is not None
 
 
 def expand_masks(text: str, mask_text: str, most: int) -> str:
-    """The text with the model's mask token, as often as each mark says.
+    """The text with the model's mask token, as often as each written mask says.
 
     Args:
         most: the longest canvas.
@@ -30,16 +30,16 @@ def expand_masks(text: str, mask_text: str, most: int) -> str:
     """
     total = 0
 
-    def masks(mark: re.Match[str]) -> str:
+    def masks(written: re.Match[str]) -> str:
         nonlocal total
-        digits = "1" if mark[1] is None else mark[1]
+        digits = "1" if written[1] is None else written[1]
         count = int(digits) if re.fullmatch("[0-9]{1,9}", digits) else 0
         total += count
         if count < 1 or total > most:
-            raise ParameterError("prompt", mark[0], f"give <|mask|> or <|mask:N|>, N masks, from 1 to {most} in all")
+            raise ParameterError("prompt", written[0], f"give <|mask|> or <|mask:N|>, N masks, from 1 to {most} in all")
         return mask_text * count
 
-    return MARK.sub(masks, text)
+    return WRITTEN.sub(masks, text)
 
 
 def check_typed(text: str, mask_text: str, is_token: Callable[[str], bool]) -> str | None:
@@ -54,7 +54,7 @@ def check_typed(text: str, mask_text: str, is_token: Callable[[str], bool]) -> s
     Raises:
         ParameterError: for such as `<|mask7|>` or `<|MASK|>`.
     """
-    for mistyped in MISTYPED.findall(MARK.sub("", text.replace(mask_text, ""))):
+    for mistyped in MISTYPED.findall(WRITTEN.sub("", text.replace(mask_text, ""))):
         if not is_token(mistyped):
             raise ParameterError("prompt", mistyped, "no mask; give <|mask|> or <|mask:N|>, N masks")
     other = OTHER_MASK.search(text.replace(mask_text, ""))
@@ -95,7 +95,7 @@ def message_text(message: Mapping[str, Any]) -> str:
 
 
 def expand_message(message: Mapping[str, Any], mask_text: str, most: int) -> dict[str, Any]:
-    """A chat message whose text has the model's mask token for marks."""
+    """A chat message whose text has the model's mask token wherever a mask is written."""
     content = message["content"]
     if isinstance(content, str):
         return {**message, "content": expand_masks(content, mask_text, most)}
@@ -112,7 +112,7 @@ def check_chat(rendered: str, own: int, mask_text: str) -> None:
         rendered: the whole chat.
         own: mask tokens of the last message, if the assistant's.
     """
-    if rendered.count(mask_text) != own or MARK.search(rendered.replace(mask_text, "")):
+    if rendered.count(mask_text) != own or WRITTEN.search(rendered.replace(mask_text, "")):
         raise ParameterError(
             "messages", "a mask outside the last message",
             "masks are filled in a last message of role assistant; put the text to complete there",
