@@ -327,6 +327,13 @@ def write_llama(path: Path) -> None:
     save_tokenizer(path)
 
 
+def test_our_renderer_is_refused_for_another_model(tmp_path):
+    write_llama(tmp_path)
+    load_general_plugins()
+    with pytest.raises(ValueError, match="tokenizer_mode='infogain': it is of masked diffusion models"):
+        EngineArgs(model=str(tmp_path), tokenizer_mode="infogain").create_model_config()
+
+
 RUN_LLAMA = """
     import json, sys
     from vllm import LLM, SamplingParams
