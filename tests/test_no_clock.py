@@ -7,6 +7,7 @@ CLOCKS = {"monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "proce
 MAY_LOOK = {
     "waiting.py": "gives up on what never happens",
     "soak.py": "prints how long a run by hand has taken",
+    "test_ray_serve.py": "prints how long a killed replica is missed",
 }
 
 

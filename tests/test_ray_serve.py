@@ -1,15 +1,19 @@
-"""Two replicas on Ray Serve: answers, streams, reports and refusals of one engine; Ray's metrics hold ours."""
+"""Two replicas on Ray Serve: answers and refusals of one engine; one is killed under load, and no answer is wrong."""
 
 import json
+import os
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from engines import Job, running
 from marked import refuse_unmarked
-from ray_cluster import ray_cluster
+from ray_cluster import MARK, ray_cluster
 from scrape import scrape
 from waiting import PATIENCE, wait_until
 
@@ -147,3 +151,57 @@ def test_what_is_refused_is_http_400_on_a_stream_too(url, body, named):
             response = post(url, path, stream=stream, max_tokens=12, temperature=0, **asked, **body)
             assert response.status_code == 400, response.text
             assert named in response.json()["error"]["message"]
+
+
+def replicas(cluster: dict[str, str]) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            is_replica = "ServeReplica:default:LLMServer" in " ".join(process.cmdline())
+            if is_replica and process.environ().get(MARK) == cluster[MARK]:
+                found.append(process)
+        except psutil.Error:
+            pass  # gone
+    return found
+
+
+def test_a_replica_killed_under_load_fails_its_requests_and_comes_back(cluster, url, expected, capsys):
+    from ray import serve
+
+    victim, other = replicas(cluster)
+    answers: list[tuple[int, Any]] = []
+    ended = False
+
+    def load(first: int) -> None:
+        for number in count(first):
+            index = number % len(JOBS)
+            answers.append((index, ask(url, JOBS[index])))
+            if ended:
+                break
+
+    def are_two() -> bool:
+        started = [process.pid for process in replicas(cluster)]
+        status = serve.status().applications["default"].deployments
+        running = sum(s.replica_states.get("RUNNING", 0) for name, s in status.items() if "LLMServer" in name)
+        return victim.pid not in started and len(started) == 2 and running == 2
+
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(load, 3 * first) for first in range(4)]
+        wait_until(lambda: len(answers) > 8, lambda: "no answers")
+        killed = time.monotonic()
+        os.kill(victim.pid, 9)
+        wait_until(are_two, lambda: f"one replica is gone: {serve.status()}", every=0.5)
+        recovery = time.monotonic() - killed
+        before = len(answers)
+        wait_until(lambda: len(answers) > before + 8, lambda: "no answers any more")
+        ended = True
+        for client in clients:
+            client.result()
+    failed = sum(answer is None for _, answer in answers)
+    wrong = [index for index, answer in answers if answer is not None and answer != expected[index]]
+    with capsys.disabled():
+        print(f"\na replica killed under load: {len(answers)} requests, {failed} failed, {len(wrong)} wrong, ", end="")
+        print(f"two replicas again after {recovery:.0f} s")
+    assert not wrong
+    assert other.is_running()
+    assert all(answer is not None for _, answer in answers[before:]), "it has come back"
