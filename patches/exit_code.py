@@ -4,7 +4,11 @@ Why: vLLM ends such a server itself, but with code 0: a supervisor that restarts
 How: wrap `terminate_if_errored`, in both modules that call it by name, to see that it ended the server, and
     `serve_http`, as the API server calls it: what that returns is awaited last, and raises SystemExit there. Engines
     not ours are left alone.
-Upstream: none.
+    Still needed: without it a server of 0.32 and one of 0.33 whose engine core was killed end with code 0.
+Upstream: to be offered. "When the engine dies, `watchdog_loop` or the handler of `EngineDeadError` sets
+    `server.should_exit`, uvicorn's `serve` returns as after SIGTERM, and `vllm serve` ends with code 0: systemd's
+    `Restart=on-failure` and Kubernetes' `restartPolicy: OnFailure` leave it down. Where `terminate_if_errored` ended
+    the server, `serve_http` should raise SystemExit(1) after its clean-up."
 Remove when: vLLM exits non-zero by itself.
 """
 
@@ -16,7 +20,12 @@ def apply() -> None:
 
     for caller in (compat.launcher, compat.vllm_error):
         wrap_once(caller, "terminate_if_errored", _remember)
-    wrap_once(compat.api_server_entry, "serve_http", _fail_with_the_engine)
+    wrap_once(compat.api_server_entry, "serve_http", _fail_with_the_engine, _config_of_app)
+
+
+def _config_of_app(app, *_, **__):
+    engine = app.state.engine_client  # None of a server that only renders
+    return None if engine is None else engine.vllm_config
 
 
 def _remember(terminate_if_errored):
@@ -31,11 +40,8 @@ def _remember(terminate_if_errored):
 
 def _fail_with_the_engine(serve_http):
     async def wrapper(app, *args, **kwargs):
-        from vllm_infogain.engine.identity import is_active
-
         closing = await serve_http(app, *args, **kwargs)
-        engine = app.state.engine_client
-        if engine is None or not is_active(engine.vllm_config) or not hasattr(app.state.server, "engine_died"):
+        if not hasattr(app.state.server, "engine_died"):
             return closing
 
         async def close_and_fail():

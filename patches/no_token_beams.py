@@ -6,25 +6,21 @@ Upstream: none.
 Remove when: vLLM asks a model whether it can be searched so.
 """
 
-from vllm_infogain.patches import wrap_once
+from vllm_infogain.patches import of_server, wrap_once
 
 
 def apply() -> None:
     from vllm_infogain import compat
 
-    wrap_once(compat.BeamSearchOnlineMixin, "beam_search", _refuse)
-    wrap_once(compat.BeamSearchOfflineMixin, "beam_search", _refuse)
+    wrap_once(compat.BeamSearchOnlineMixin, "beam_search", _refuse, of_server)
+    wrap_once(compat.BeamSearchOfflineMixin, "beam_search", _refuse, lambda llm, *_, **__: llm.llm_engine.vllm_config)
 
 
 def _refuse(beam_search):
     def wrapper(self, *args, **kwargs):
-        from vllm_infogain.engine.identity import is_active
         from vllm_infogain.serving.admission import RequestError
 
-        engine = self.engine_client if hasattr(self, "engine_client") else self.llm_engine
-        if is_active(engine.vllm_config):
-            message = "use_beam_search=True: it goes from token to token; leave it out, and give sampler='beam'"
-            raise RequestError(message, parameter="use_beam_search")
-        return beam_search(self, *args, **kwargs)
+        message = "use_beam_search=True: it goes from token to token; leave it out, and give sampler='beam'"
+        raise RequestError(message, parameter="use_beam_search")
 
     return wrapper

@@ -11,16 +11,16 @@ Remove when: response choices carry what a plugin adds to CompletionOutput.
 
 from functools import partial
 
-from vllm_infogain.patches import wrap_once
+from vllm_infogain.patches import of_server, wrap_once
 
 
 def apply() -> None:
     from vllm_infogain import compat
 
-    wrap_once(compat.OpenAIServingCompletion, "request_output_to_completion_response", _report_completions)
-    wrap_once(compat.OpenAIServingCompletion, "completion_stream_generator", _stream_completions)
-    wrap_once(compat.OpenAIServingChat, "chat_completion_full_generator", _report_chat)
-    wrap_once(compat.OpenAIServingChat, "chat_completion_stream_generator", _stream_chat)
+    wrap_once(compat.OpenAIServingCompletion, "request_output_to_completion_response", _report_completions, of_server)
+    wrap_once(compat.OpenAIServingCompletion, "completion_stream_generator", _stream_completions, of_server)
+    wrap_once(compat.OpenAIServingChat, "chat_completion_full_generator", _report_chat, of_server)
+    wrap_once(compat.OpenAIServingChat, "chat_completion_stream_generator", _stream_chat, of_server)
     wrap_once(compat.SimpleContext, "append_output", _report_response)
 
 
@@ -30,8 +30,7 @@ def apply() -> None:
 def _report_completions(make_response):
     def wrapper(self, final_res_batch, *args, **kwargs):
         response = make_response(self, final_res_batch, *args, **kwargs)
-        if _is_ours(self):
-            _add_reports(response.choices, [output for result in final_res_batch for output in result.outputs])
+        _add_reports(response.choices, [output for result in final_res_batch for output in result.outputs])
         return response
 
     return wrapper
@@ -39,8 +38,6 @@ def _report_completions(make_response):
 
 def _report_chat(full_generator):
     async def wrapper(self, request, result_generator, *args, **kwargs):
-        if not _is_ours(self):
-            return await full_generator(self, request, result_generator, *args, **kwargs)
         last = None
 
         async def watched():
@@ -54,12 +51,6 @@ def _report_chat(full_generator):
         return response
 
     return wrapper
-
-
-def _is_ours(serving) -> bool:
-    from vllm_infogain.engine.identity import is_active
-
-    return is_active(serving.engine_client.vllm_config)
 
 
 def _add_reports(choices, outputs) -> None:
@@ -125,9 +116,6 @@ def _stream(serving, request, result_generator, tokenizer, made_of, blank, heade
     from vllm_infogain.grammar.vocabulary import shown
     from vllm_infogain.request.from_vllm import settings_of
     from vllm_infogain.serving.streams import CanvasStream, ReportStream
-
-    if not _is_ours(serving):
-        return made_of(result_generator)
 
     _, defaults = settings_of(serving.engine_client.vllm_config)
     samples = request.n or 1

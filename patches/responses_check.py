@@ -9,23 +9,20 @@ Upstream: none; `/v1/completions` and `/v1/chat/completions` call the engine bef
 Remove when: `/v1/responses` does, too.
 """
 
-from vllm_infogain.patches import wrap_once
+from vllm_infogain.patches import of_server, wrap_once
 
 
 def apply() -> None:
     from vllm_infogain import compat
 
-    wrap_once(compat.OpenAIServingResponses, "_generate_with_builtin_tools", _check_before_response)
+    wrap_once(compat.OpenAIServingResponses, "_generate_with_builtin_tools", _check_before_response, of_server)
 
 
 def _check_before_response(generate_with_builtin_tools):
     def wrapper(self, request_id, engine_input, sampling_params, *args, **kwargs):
-        from vllm_infogain.engine.identity import is_active
-
-        if is_active(self.engine_client.vllm_config):
-            _refuse_steps(sampling_params, self.engine_client.vllm_config)
-            lora_request = kwargs.get("lora_request")
-            self.engine_client.generate(engine_input, sampling_params, request_id, lora_request=lora_request)
+        _refuse_steps(sampling_params, self.engine_client.vllm_config)
+        lora_request = kwargs.get("lora_request")
+        self.engine_client.generate(engine_input, sampling_params, request_id, lora_request=lora_request)
         return generate_with_builtin_tools(self, request_id, engine_input, sampling_params, *args, **kwargs)
 
     return wrapper

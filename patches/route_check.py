@@ -14,22 +14,27 @@ Remove when: vLLM refuses unknown names, and checks constraints beside the event
 from functools import partial
 from typing import Any, get_args
 
-from vllm_infogain.patches import wrap_once
+from vllm_infogain.patches import of_server, wrap_once
 
 
 def apply() -> None:
     from vllm_infogain import compat
 
     wrap_once(compat.api_server_entry, "build_app", _with_checked_routes)
-    wrap_once(compat.OpenAIServingChat, "create_chat_completion", _checked_request)
-    wrap_once(compat.OpenAIServingCompletion, "create_completion", _checked_request)
+    wrap_once(compat.OpenAIServingChat, "create_chat_completion", _checked_request, of_server)
+    wrap_once(compat.OpenAIServingCompletion, "create_completion", _checked_request, of_server)
 
 
 def _with_checked_routes(build_app):
     def wrapper(*args, **kwargs):
         app = build_app(*args, **kwargs)
         for route in post_routes(app):
-            wrap_once(route.dependant, "call", partial(_checked, route))
+            wrap_once(
+                route.dependant,
+                "call",
+                partial(_checked, route),
+                partial(_config_of, route.dependant.request_param_name),
+            )
         return app
 
     return wrapper
@@ -40,16 +45,18 @@ def post_routes(app) -> list[Any]:
     return [route for route in app.routes if hasattr(route, "dependant") and "POST" in route.methods]
 
 
+def _config_of(request_name, **values):
+    """Of the engine that a route's endpoint serves; None where it serves none."""
+    request = values.get(request_name)
+    engine = None if request is None else getattr(request.app.state, "engine_client", None)
+    return None if engine is None else engine.vllm_config
+
+
 def _checked(route, endpoint):
     async def wrapper(**values):
-        from vllm_infogain.engine.identity import is_active
         from vllm_infogain.serving.checking import after_checks
 
-        request = values.get(route.dependant.request_param_name)
-        engine = None if request is None else getattr(request.app.state, "engine_client", None)
-        if engine is None or not is_active(engine.vllm_config):
-            return await endpoint(**values)
-        await _check_names(route, request)
+        await _check_names(route, values[route.dependant.request_param_name])
         return await after_checks(partial(endpoint, **values))
 
     return wrapper
@@ -72,13 +79,10 @@ async def _check_names(route, request) -> None:
 
 def _checked_request(create):
     async def wrapper(self, request, *args, **kwargs):
-        from vllm_infogain.engine.identity import is_active
         from vllm_infogain.serving.admission import SAMPLING_DEFAULTS, refusing
         from vllm_infogain.serving.bodies import check_body
         from vllm_infogain.serving.checking import after_checks
 
-        if not is_active(self.engine_client.vllm_config):
-            return await create(self, request, *args, **kwargs)
         given = {name: getattr(request, name) for name in request.model_fields_set}
         with refusing():
             check_body(given, type(request).model_fields, SAMPLING_DEFAULTS)

@@ -16,18 +16,16 @@ from vllm_infogain.patches import wrap_once
 def apply() -> None:
     from vllm_infogain.compat import StatLoggerManager
 
-    wrap_once(StatLoggerManager, "__init__", _with_ours)
+    wrap_once(StatLoggerManager, "__init__", _with_ours, lambda manager, vllm_config, *_, **__: vllm_config)
 
 
 def _with_ours(init):
     def wrapper(self, vllm_config, *args, **kwargs):
         from vllm_infogain.compat import PrometheusStatLogger
-        from vllm_infogain.engine.identity import is_active
         from vllm_infogain.engine.metrics import InfoGainStatLogger
 
         init(self, vllm_config, *args, **kwargs)
-        if is_active(vllm_config):
-            theirs = next(logger for logger in self.stat_loggers if isinstance(logger, PrometheusStatLogger))
-            self.stat_loggers.insert(0, InfoGainStatLogger(vllm_config, self.engine_indexes, theirs))
+        theirs = next(logger for logger in self.stat_loggers if isinstance(logger, PrometheusStatLogger))
+        self.stat_loggers.insert(0, InfoGainStatLogger(vllm_config, self.engine_indexes, theirs))
 
     return wrapper

@@ -42,7 +42,7 @@ ROOMS = {
     "vllm_infogain": {"request", "library", "presets"},
     "batch": {"compat", "request", "presets"},
     "patches": {"compat", "request", "grammar", "engine", "serving", "model_executors", "presets"},
-    "plugin": {"compat", "engine", "model_executors"},
+    "plugin": {"compat", "engine", "model_executors", "patches"},
 }
 
 

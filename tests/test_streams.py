@@ -11,6 +11,7 @@ import pytest
 from vllm_infogain.patches import openai_choices
 from waiting import PATIENCE
 
+from vllm_infogain import compat
 from vllm_infogain.serving.progress import Progress
 from vllm_infogain.serving.streams import CanvasStream, ReportStream
 
@@ -331,13 +332,21 @@ def test_a_second_cancellation_does_not_reach_the_engine_in_the_midst_of_the_abo
 
 
 @pytest.mark.parametrize(
-    ("wrap", "arguments"),
+    ("server", "name", "arguments"),
     [
-        (openai_choices._stream_completions, ("request", "inputs", "results", "id", 5, "model", 1)),
-        (openai_choices._stream_chat, ("request", "results", "id", "model", "conversation", "tokenizer")),
+        (
+            "OpenAIServingCompletion",
+            "completion_stream_generator",
+            ("request", "inputs", "results", "id", 5, "model", 1),
+        ),
+        (
+            "OpenAIServingChat",
+            "chat_completion_stream_generator",
+            ("request", "results", "id", "model", "conversation", "tokenizer"),
+        ),
     ],
 )
-def test_a_stream_of_another_engine_is_vllms_own(wrap, arguments):
+def test_a_stream_of_another_engine_is_vllms_own(monkeypatch, server, name, arguments):
     config = SimpleNamespace(scheduler_config=SimpleNamespace(scheduler_cls="some.Scheduler"))
     serving = SimpleNamespace(engine_client=SimpleNamespace(vllm_config=config))
     calls = []
@@ -346,6 +355,8 @@ def test_a_stream_of_another_engine_is_vllms_own(wrap, arguments):
         calls.append((args, kwargs))
         return "vLLM's own"
 
-    named = {"tokenizer": "tokenizer"} if wrap is openai_choices._stream_completions else {}
-    assert wrap(vllms)(serving, *arguments, **named) == "vLLM's own"
+    monkeypatch.setattr(getattr(compat, server), name, vllms)
+    openai_choices.apply()
+    named = {"tokenizer": "tokenizer"} if server == "OpenAIServingCompletion" else {}
+    assert getattr(getattr(compat, server), name)(serving, *arguments, **named) == "vLLM's own"
     assert calls == [((serving, *arguments), named)]

@@ -8,22 +8,6 @@ import importlib
 import importlib.metadata
 
 VLLM_RANGE = ((0, 32), (0, 34))  # tested minors: from, up to but not including
-PATCHES = (
-    "plugin_flag",
-    "engine_config",
-    "admission_check",
-    "tool_calls",
-    "stat_logger",
-    "progress",
-    "openai_choices",
-    "responses_check",
-    "responses_tokens",
-    "route_check",
-    "samples",
-    "exit_code",
-    "no_token_beams",
-    "run_batch",
-)
 
 
 def register() -> None:
@@ -36,6 +20,7 @@ def register() -> None:
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
+    from vllm_infogain import patches
     from vllm_infogain.compat import RENDERER_REGISTRY, TokenizerRegistry
     from vllm_infogain.engine.identity import RENDERER, TOKENIZER_MODE
     from vllm_infogain.model_executors import CONFIGS, EXECUTORS
@@ -48,8 +33,7 @@ def register() -> None:
     if TOKENIZER_MODE not in RENDERER_REGISTRY.renderers:
         RENDERER_REGISTRY.register(TOKENIZER_MODE, *RENDERER)
         TokenizerRegistry.register(TOKENIZER_MODE, *TokenizerRegistry.tokenizers["hf"])
-    for name in PATCHES:
-        importlib.import_module(f"vllm_infogain.patches.{name}").apply()
+    patches.apply_all()
 
 
 def check_vllm_version(version: str) -> None:
