@@ -1,9 +1,11 @@
 """Ray places the workers, one on each of two nodes: the same tokens as one worker."""
 
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
+import textwrap
 
 import openai
 import pytest
@@ -69,22 +71,33 @@ def test_a_server_whose_workers_ray_placed_answers_as_one_worker_does(cluster, c
 # The entry that makes it possible without a GPU.
 
 
-def platform_of_a_new_process(**environment: str) -> str:
-    code = (
-        "from vllm.platforms import current_platform as p; print(type(p).__name__, repr(p.ray_device_key), p.is_cpu())"
-    )
-    variables = {name: value for name, value in os.environ.items() if name != ray_on_cpu.SWITCH} | environment
-    run = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=PATIENCE, env=variables
-    )
-    return run.stdout.splitlines()[-1]
+def platforms_of_new_processes(*environments: dict[str, str]) -> list[str]:
+    """Forks of one process that has imported what takes long, and of vLLM nothing that asks for a platform."""
+    code = """
+        import json, os, sys
+        import torch, transformers
+
+        assert "vllm" not in sys.modules
+        for environment in json.loads(sys.argv[1]):
+            if (child := os.fork()) == 0:
+                os.environ.update(environment)
+                from vllm.platforms import current_platform as p
+                print("PLATFORM", type(p).__name__, repr(p.ray_device_key), p.is_cpu(), flush=True)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+    """
+    variables = {name: value for name, value in os.environ.items() if name != ray_on_cpu.SWITCH}
+    command = [sys.executable, "-c", textwrap.dedent(code), json.dumps(environments)]
+    run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE, env=variables)
+    marked = (line for line in run.stdout.splitlines() if line.startswith("PLATFORM "))
+    return [line.removeprefix("PLATFORM ") for line in marked]
 
 
 def test_the_platform_is_vllms_own_unless_the_switch_is_on():
-    assert platform_of_a_new_process() == "CpuPlatform '' True"
-    assert platform_of_a_new_process(**{ray_on_cpu.SWITCH: "0"}) == "CpuPlatform '' True"
-    assert platform_of_a_new_process(**{ray_on_cpu.SWITCH: "1"}) == "RayCPUPlatform 'GPU' True"
-    assert platform_of_a_new_process(**{ray_on_cpu.SWITCH: "1", "VLLM_PLUGINS": ""}) == "CpuPlatform '' True"
+    switch = ray_on_cpu.SWITCH
+    vllms, ours = "CpuPlatform '' True", "RayCPUPlatform 'GPU' True"
+    environments = {}, {switch: "0"}, {switch: "1"}, {switch: "1", "VLLM_PLUGINS": ""}
+    assert platforms_of_new_processes(*environments) == [vllms, vllms, ours, vllms]
 
 
 def test_the_switch_means_nothing_where_vllm_is_not_built_for_cpus(monkeypatch):
