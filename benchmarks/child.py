@@ -46,10 +46,11 @@ def memory_bytes(field: str) -> int:
 
 
 def main() -> None:
-    from benchmarks.engines import measure, random_jobs, running
+    from benchmarks.engines import measure, random_jobs, random_model
+    from benchmarks.llm import started
 
     task = {"engine": {}, "concurrency": 1, "temperature": 0.7, "cut_at": None} | json.loads(sys.argv[1])
-    with running("random", **task["engine"]) as llm:
+    with started(**random_model(**task["engine"])) as llm:
         jobs = random_jobs(task["concurrency"], task["canvas"], task["knobs"], temperature=task["temperature"])
         forget_peak()
         idle = memory_bytes("VmRSS")

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.authors_loop import Loop, Setting
-from benchmarks.engines import Job, Result, drive, measure, random_jobs, sudoku_jobs
+from benchmarks.engines import Result, drive, measure, random_jobs, sudoku_jobs
+from benchmarks.llm import Job
 from benchmarks.models import RANDOM_SHAPE, random_checkpoint
 from vllm_infogain.embedded.evaluation import held_out
 from vllm_infogain.embedded.tasks import CANVAS, check
@@ -27,18 +28,13 @@ CACHES: dict[str, dict[str, Any]] = {
 
 def verify(llm: Any, model: LLaDA, mask_id: int, jobs: Sequence[Job]) -> None:
     """Exact mode gives the oracle's tokens, and the greedy loop's."""
-    from vllm import SamplingParams
-
     from vllm_infogain.request.from_vllm import decoding_params
 
     for job, result in zip(jobs, drive(llm, jobs), strict=True):
-        request = SamplingParams(
-            max_tokens=job.canvas, temperature=job.temperature, seed=job.seed, ignore_eos=True, extra_args=job.knobs
-        )
-        params = decoding_params("", request, llm.llm_engine.vllm_config)
+        params = decoding_params("", job.sampling_params(), llm.llm_engine.vllm_config)
         expected = [oracle.decode(model, job.prompt, params, mask_id).tokens]
         if job.knobs["sampler"] == "entropy" and job.temperature == 0:
-            setting = Setting(job.canvas, job.knobs["block_length"] or job.canvas)
+            setting = Setting(job.max_tokens, job.knobs["block_length"] or job.max_tokens)
             expected.append(Loop(model, mask_id, setting).run(job.prompt).tokens)
         if any(result.tokens != tokens for tokens in expected):
             raise SystemExit(f"wrong output for {job.knobs}: {result.tokens}, expected {expected}")
@@ -175,5 +171,5 @@ def agreeing_steps(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -
 def embedded_disagreement(llm: Any, task: str, number: int, knobs: dict[str, Any]) -> list[Disagreement]:
     problems = held_out(task, number, **({"givens": 4} if task == "sudoku" else {}))
     encode = llm.get_tokenizer().encode
-    jobs = [Job(encode(p.prompt), CANVAS[task], knobs, seed=seed) for seed, p in enumerate(problems)]
+    jobs = [Job(encode(p.prompt), knobs, CANVAS[task], seed=seed) for seed, p in enumerate(problems)]
     return disagreement(llm, task, jobs, problems)

@@ -1,14 +1,14 @@
 """Engines in this process, and requests fed to them at a steady concurrency."""
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 from typing import Any
 
 import vllm_infogain
+from benchmarks.llm import Job
 from benchmarks.models import RANDOM_SHAPE, SPECIALS, random_checkpoint
 from benchmarks.stopwatch import Forward, Stopwatch
 from vllm_infogain.embedded.evaluation import held_out
@@ -16,17 +16,6 @@ from vllm_infogain.reference.llada import LLaDAShape
 
 SHORT = 2.0  # seconds; a shorter measurement is repeated
 _request_numbers = count()
-
-
-@dataclass(frozen=True)
-class Job:
-    """One request; the whole canvas is decoded, past any EOS."""
-
-    prompt: list[int]
-    canvas: int
-    knobs: dict[str, Any]
-    temperature: float = 0.0
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,29 +63,17 @@ class Measurement:
         }
 
 
-@contextlib.contextmanager
-def running(model: str, **engine_args: Any) -> Iterator[Any]:
-    """A `vllm.LLM` of the `embedded` or the `random` model."""
-    from vllm.distributed import cleanup_dist_env_and_memory
-
-    settings: dict[str, Any] = {"disable_log_stats": True}
-    if model == "random":
-        settings |= {
-            "model": str(random_checkpoint()),
-            "dtype": "float32",
-            "block_size": 32,
-            "kv_cache_memory_bytes": 2 << 30,
-            "max_num_seqs": 64,
-            "max_num_batched_tokens": 4096,
-            "max_model_len": RANDOM_SHAPE.max_sequence_length,
-        }
-    llm = vllm_infogain.load_llm(**(settings | engine_args))
-    try:
-        yield llm
-    finally:
-        llm.llm_engine.engine_core.shutdown()
-        del llm
-        cleanup_dist_env_and_memory()
+def random_model(**engine_args: Any) -> dict[str, Any]:
+    """Arguments of `started` for the random model."""
+    return {
+        "model": str(random_checkpoint()),
+        "dtype": "float32",
+        "block_size": 32,
+        "kv_cache_memory_bytes": 2 << 30,
+        "max_num_seqs": 64,
+        "max_num_batched_tokens": 4096,
+        "max_model_len": RANDOM_SHAPE.max_sequence_length,
+    } | engine_args
 
 
 def shape_of(llm: Any) -> LLaDAShape:
@@ -107,7 +84,7 @@ def random_jobs(number: int, canvas: int, knobs: dict[str, Any], *, prompt: int 
     """Prompts of random tokens, the same at every call."""
     rng = Random(0)
     prompts = [[rng.randrange(len(SPECIALS), RANDOM_SHAPE.vocab_size) for _ in range(prompt)] for _ in range(number)]
-    return [Job(prompt, canvas, knobs, seed=seed, **options) for seed, prompt in enumerate(prompts)]
+    return [Job(prompt, knobs, canvas, seed=seed, **options) for seed, prompt in enumerate(prompts)]
 
 
 def sudoku_jobs(llm: Any, number: int, knobs: dict[str, Any], **options: Any) -> list[Job]:
@@ -118,7 +95,7 @@ def sudoku_jobs(llm: Any, number: int, knobs: dict[str, Any], **options: Any) ->
     puzzles = held_out("sudoku", number, givens=4)
     knobs = {"block_length": 0, **knobs}
     return [
-        Job(encode(puzzle.prompt), CANVAS["sudoku"], knobs, seed=seed, **options) for seed, puzzle in enumerate(puzzles)
+        Job(encode(puzzle.prompt), knobs, CANVAS["sudoku"], seed=seed, **options) for seed, puzzle in enumerate(puzzles)
     ]
 
 
@@ -128,8 +105,6 @@ def drive(llm: Any, jobs: Sequence[Job], concurrency: int | None = None, cut_at:
     With `cut_at` a request is aborted once it has handed out that many tokens: blocks cost alike, so that one or two
     tell the price of a long canvas. (A multiple of the server's `steps_per_schedule`: the abort comes no sooner.)
     """
-    from vllm import SamplingParams
-
     engine = llm.llm_engine
     waiting = list(enumerate(jobs))[::-1]
     index_of: dict[str, int] = {}
@@ -137,11 +112,8 @@ def drive(llm: Any, jobs: Sequence[Job], concurrency: int | None = None, cut_at:
     while waiting or index_of:
         while waiting and len(index_of) < (concurrency or len(jobs)):
             index, job = waiting.pop()
-            params = SamplingParams(
-                max_tokens=job.canvas, temperature=job.temperature, seed=job.seed, ignore_eos=True, extra_args=job.knobs
-            )
             name = f"benchmark-{next(_request_numbers)}"
-            engine.add_request(name, {"prompt_token_ids": job.prompt}, params)
+            engine.add_request(name, {"prompt_token_ids": job.prompt}, job.sampling_params())
             index_of[name] = index
         for output in engine.step():
             tokens = list(output.outputs[0].token_ids)

@@ -20,8 +20,9 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 import torch
 
-from benchmarks.engines import measure, random_jobs, running, shape_of
+from benchmarks.engines import measure, random_jobs, random_model, shape_of
 from benchmarks.environment import environment
+from benchmarks.llm import started
 from benchmarks.models import VLLM_COMMANDS
 from benchmarks.stopwatch import Forward, runner_of
 from benchmarks.timing import best_seconds
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--blocks", type=int, nargs="+", default=[16, 32])
     arguments = parser.parse_args()
-    with running("random") as llm:
+    with started(**random_model()) as llm:
         print(f"environment: {environment()}")
         machine = measure_machine()
         print(

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.engines import Job, Measurement
+from benchmarks.engines import Measurement
+from benchmarks.llm import Job
 from benchmarks.roofline import Machine, Work, phase
 from benchmarks.stopwatch import SHARES
 
@@ -53,7 +54,7 @@ class Tables:
         candidates = job.knobs.get("num_candidates", 8) if job.knobs["sampler"] == "info_gain" else 1
         shares = (f"{100 * run.share(part):.1f}" for part in SHARES)
         peak = phase(settings, run.forwards, work, machine).peak_share
-        named = {"settings": settings, "requests": requests, "num_candidates": candidates, "canvas": job.canvas}
+        named = {"settings": settings, "requests": requests, "num_candidates": candidates, "canvas": job.max_tokens}
         cells = (*named.values(), f"{run.tokens_per_second:.1f}", len(run.forwards), run.rows_per_token, *shares)
         self.row((*cells, 1e3 * run.overhead, f"{100 * peak:.0f}"), **named, **run.figures(), peak_share=peak)
 

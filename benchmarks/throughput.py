@@ -24,8 +24,9 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 from benchmarks import comparisons
 from benchmarks.child import measure_apart
-from benchmarks.engines import Measurement, measure, random_jobs, running, shape_of, sudoku_jobs
+from benchmarks.engines import Measurement, measure, random_jobs, random_model, shape_of, sudoku_jobs
 from benchmarks.environment import environment
+from benchmarks.llm import started
 from benchmarks.models import VLLM_COMMANDS
 from benchmarks.roofline import Machine, Work, measure_machine, phase
 from benchmarks.tables import RUN_COLUMNS, Tables, Target
@@ -40,10 +41,10 @@ PROMPT, BLOCK = 64, 16
 def embedded(arguments: argparse.Namespace, tables: Tables, machine: Machine) -> list[Target]:
     """Held-out Sudokus on the embedded model."""
     targets = []
-    with running("embedded") as llm:
+    with started() as llm:
         comparisons.verify_embedded(llm)
         jobs = sudoku_jobs(llm, 1, GREEDY)
-        work = Work(shape_of(llm), keys=len(jobs[0].prompt) + jobs[0].canvas)
+        work = Work(shape_of(llm), keys=len(jobs[0].prompt) + jobs[0].max_tokens)
         tables.head("embedded", "Embedded model, Sudoku, canvas 20 as one block, temperature 0", RUN_COLUMNS)
         runs: dict[tuple[str, str, int], Measurement] = {}
         for name, knobs in (("entropy", GREEDY), ("info_gain", PAPER)):
@@ -110,7 +111,7 @@ def random(arguments: argparse.Namespace, tables: Tables, machine: Machine) -> l
     """The 12-layer model; one or two blocks of each canvas are decoded, the rest would cost the same."""
     targets = []
     blocks = (16,) if arguments.quick else (16, 32)
-    with running("random") as llm:
+    with started(**random_model()) as llm:
         plain = comparisons.random_model()
         comparisons.verify_random(llm, plain)
         targets += against_loop(llm, plain, tables, blocks, arguments.steps_sampled)

@@ -2,14 +2,16 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401
 import torch
 from marked import refuse_unmarked
 
 import vllm_infogain
+from benchmarks.llm import Job, started
 from vllm_infogain.embedded.tokenizer import MASK, VOCAB
 from vllm_infogain.reference import oracle
 from vllm_infogain.reference.cached import CachingLLaDA
@@ -21,8 +23,6 @@ MASK_ID = VOCAB[MASK]
 @contextlib.contextmanager
 def running(checkpoint: Path | None, model: oracle.Model | None = None, **engine_args: Any) -> Iterator["Engine"]:
     """An engine serving a checkpoint (None: the embedded model), with the plain model beside it (None: LLaDA)."""
-    from vllm.distributed import cleanup_dist_env_and_memory
-
     from vllm_infogain.embedded import model_path
 
     refuse_unmarked()
@@ -30,40 +30,9 @@ def running(checkpoint: Path | None, model: oracle.Model | None = None, **engine
         "dtype": "float32",
         "block_size": 32,
         "kv_cache_memory_bytes": 64 << 20,
-        "disable_log_stats": True,
     }
-    llm = vllm_infogain.load_llm(str(checkpoint) if checkpoint else None, **(settings | engine_args))
-    try:
+    with started(str(checkpoint) if checkpoint else None, **(settings | engine_args)) as llm:
         yield Engine(llm, model or CachingLLaDA(LLaDA.from_checkpoint(checkpoint or model_path())))
-    finally:
-        llm.llm_engine.engine_core.shutdown()
-        del llm
-        cleanup_dist_env_and_memory()
-
-
-@dataclass
-class Job:
-    """One request: a prompt and its parameters; `ignore_eos` by default, so that the whole canvas is compared."""
-
-    prompt: str | list[int]  # text, which the tokenizer wraps in special tokens, or just these ids
-    knobs: dict[str, Any]
-    max_tokens: int = 16
-    temperature: float = 0.0
-    seed: int | None = None
-    ignore_eos: bool = True
-    fields: dict[str, Any] = field(default_factory=dict)  # further fields of SamplingParams
-
-    def sampling_params(self):
-        from vllm import SamplingParams
-
-        return SamplingParams(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            seed=self.seed,
-            ignore_eos=self.ignore_eos,
-            extra_args={**self.knobs, "return_trajectory": True},
-            **self.fields,
-        )
 
 
 @dataclass
@@ -74,7 +43,7 @@ class Engine:
     def run(self, jobs: list[Job]) -> list[Any]:
         """Through `LLM.generate`, in one batch."""
         prompts = [{"prompt_token_ids": self.prompt_ids(job)} for job in jobs]
-        return self.llm.generate(prompts, [job.sampling_params() for job in jobs], use_tqdm=False)
+        return self.llm.generate(prompts, [job.sampling_params(return_trajectory=True) for job in jobs], use_tqdm=False)
 
     def prompt_ids(self, job: Job) -> list[int]:
         return self.llm.get_tokenizer().encode(job.prompt) if isinstance(job.prompt, str) else job.prompt
@@ -83,7 +52,7 @@ class Engine:
         """All jobs at once, step by step; `between(step)` runs after every step. None for one that was aborted."""
         llm_engine = self.llm.llm_engine
         for index, job in enumerate(jobs):
-            llm_engine.add_request(str(index), job.prompt, job.sampling_params())
+            llm_engine.add_request(str(index), job.prompt, job.sampling_params(return_trajectory=True))
         finished, step = {}, 0
         while llm_engine.has_unfinished_requests():
             finished |= {output.request_id: output for output in llm_engine.step() if output.finished}
@@ -104,7 +73,7 @@ class Engine:
         from vllm_infogain.grammar.backend import automaton_of, model_tokens, pattern_of
         from vllm_infogain.request.from_vllm import decoding_params
 
-        sampling_params = job.sampling_params()
+        sampling_params = job.sampling_params(return_trajectory=True)
         tokenizer = self.llm.get_tokenizer()
         sampling_params.update_from_generation_config({}, tokenizer.eos_token_id)
         sampling_params.update_from_tokenizer(tokenizer)

@@ -109,7 +109,7 @@ def test_a_request_is_told_nothing_of_an_earlier_one_of_its_id(engine: Engine, m
     def start_again(step: int) -> None:
         if step == 0:
             engine.llm.llm_engine.abort_request(["0"])
-            engine.llm.llm_engine.add_request("0", job.prompt, job.sampling_params())
+            engine.llm.llm_engine.add_request("0", job.prompt, job.sampling_params(return_trajectory=True))
 
     (output,) = engine.drive([job], start_again)
     assert_matches_oracle(engine, job, output)
@@ -126,9 +126,9 @@ def test_a_bad_request_in_a_batch_is_a_value_error_and_the_engine_goes_on(engine
 def test_a_request_that_arrives_joins_at_the_next_step_and_one_that_ends_leaves_at_once(engine: Engine):
     llm_engine = engine.llm.llm_engine
     long, short = Job("long", {"sampler": "ar"}, 20), Job("short", {"sampler": "ar"}, 4)
-    llm_engine.add_request("long", long.prompt, long.sampling_params())
+    llm_engine.add_request("long", long.prompt, long.sampling_params(return_trajectory=True))
     llm_engine.step()
-    llm_engine.add_request("short", short.prompt, short.sampling_params())
+    llm_engine.add_request("short", short.prompt, short.sampling_params(return_trajectory=True))
     outputs = {output.request_id: output for output in llm_engine.step() if output.finished}
     assert outputs.keys() == {"short"}, "four tokens, one a forward, four forwards a step"
     forwards = next(iter(engine.runner.requests.values())).decoder.report.forwards
@@ -143,7 +143,7 @@ def test_a_request_that_arrives_joins_at_the_next_step_and_one_that_ends_leaves_
 def test_blocks_are_handed_out_as_they_finish_and_never_change(engine: Engine):
     llm_engine = engine.llm.llm_engine
     job = Job("blocks", {"block_length": 4, "tokens_per_step": 2}, 18)
-    llm_engine.add_request("0", job.prompt, job.sampling_params())
+    llm_engine.add_request("0", job.prompt, job.sampling_params(return_trajectory=True))
     seen: list[list[int]] = []
     while llm_engine.has_unfinished_requests():
         seen += [list(output.outputs[0].token_ids) for output in llm_engine.step()]
@@ -172,7 +172,7 @@ def test_a_stop_token_ends_a_request_with_its_block(engine: Engine):
     """vLLM cuts the answer after the stop token; blocks to its right are never decoded."""
     job = Job("stop here", {"block_length": 8, "bypass_threshold": 1.0}, 40)
     whole = list(engine.run([job])[0].outputs[0].token_ids)
-    params = job.sampling_params()
+    params = job.sampling_params(return_trajectory=True)
     params.stop_token_ids = [whole[10]]
     output = engine.llm.generate([job.prompt], params, use_tqdm=False)[0]
     end = whole.index(whole[10])

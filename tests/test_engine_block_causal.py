@@ -124,10 +124,10 @@ def test_pages_are_shared_by_requests_of_one_block_length_only(engine: Engine, e
 def test_a_salt_cannot_pass_for_another_block_length(engine: Engine):
     engine.scheduler.reset_prefix_cache()
     prompt = {"prompt_token_ids": engine.prompt_ids(Job(PREFIX, {}))}
-    ours = Job("", {"sampler": "ar", "block_length": 16}, 8).sampling_params()
+    ours = Job("", {"sampler": "ar", "block_length": 16}, 8).sampling_params(return_trajectory=True)
     for salt in ("16:", "16", "x"):
         salted = prompt | {"cache_salt": salt}
-        params = Job("", {"sampler": "ar"}, 8).sampling_params()
+        params = Job("", {"sampler": "ar"}, 8).sampling_params(return_trajectory=True)
         counts = [engine.llm.generate([salted], [params], use_tqdm=False)[0].num_cached_tokens for _ in range(2)]
         assert counts == [0, 64], "the client's salt still tells requests apart"
     assert engine.llm.generate([prompt], [ours], use_tqdm=False)[0].num_cached_tokens == 0

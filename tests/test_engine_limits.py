@@ -91,7 +91,7 @@ def test_nothing_of_a_request_stays_whenever_it_ends(engine, abort_at):
     processor = llm_engine.output_processor
     if abort_at == -1:
         for index, job in enumerate(jobs):
-            llm_engine.add_request(str(index), job.prompt, job.sampling_params())
+            llm_engine.add_request(str(index), job.prompt, job.sampling_params(return_trajectory=True))
         abort(-1)
     else:
         outputs = engine.drive(jobs, abort)

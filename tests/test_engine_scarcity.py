@@ -42,7 +42,7 @@ def test_nobody_waits_for_anothers_whole_generation(checkpoint):
         llm_engine = engine.llm.llm_engine
         jobs = [Job("x" * 60, {"sampler": "ar"}, 40) for _ in range(4)]
         for index, job in enumerate(jobs):
-            llm_engine.add_request(str(index), job.prompt, job.sampling_params())
+            llm_engine.add_request(str(index), job.prompt, job.sampling_params(return_trajectory=True))
         for _ in range(40):
             llm_engine.step()
         written = [request.decoder.report.steps for request in engine.runner.requests.values()]
