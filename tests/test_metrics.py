@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import openai
 import promql_parser
@@ -340,9 +341,9 @@ def manager(config: Any, theirs: compat.PrometheusStatLogger | None = None) -> A
     def init(self, vllm_config, engine_idxs=None):
         self.engine_indexes, self.stat_loggers = engine_idxs, [theirs or VLLMsOwn()]
 
-    made = SimpleNamespace()
-    stat_logger._with_ours(init)(made, vllm_config=config, engine_idxs=[0, 1])
-    return made
+    with mock.patch.object(compat, "StatLoggerManager", type("Manager", (), {"__init__": init})) as patched:
+        stat_logger.apply()
+        return patched(vllm_config=config, engine_idxs=[0, 1])
 
 
 def test_only_an_engine_of_ours_gets_our_logger_and_in_front_of_vllms():
