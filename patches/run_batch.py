@@ -8,7 +8,10 @@ Upstream: none.
 Remove when: vLLM answers such a line with an error of its own and runs the others, as it does with refused requests.
 """
 
+import asyncio
 import json
+import urllib.request
+from pathlib import Path
 
 from vllm_infogain.patches import wrap_once
 
@@ -23,14 +26,21 @@ def apply() -> None:
 
 def _with_checked_file(main):
     async def wrapper(args):
-        from vllm_infogain import compat
-
-        refused = first_refusal(await compat.run_batch.read_file(args.input_file))
+        refused = first_refusal(await asyncio.to_thread(text_of, args.input_file))
         if refused and _is_ours(args):
             raise SystemExit(f"vllm run-batch: {args.input_file}, {refused}")
         await main(args)
 
     return wrapper
+
+
+def text_of(path_or_url: str) -> str:
+    """A batch file, read as vLLM will read it again; nothing of what can be read once only, such as a pipe."""
+    if path_or_url.startswith(("http://", "https://")):
+        with urllib.request.urlopen(path_or_url) as response:
+            return response.read().decode()
+    path = Path(path_or_url)
+    return path.read_text("utf-8") if path.is_file() else ""
 
 
 def first_refusal(text: str) -> str | None:

@@ -125,9 +125,9 @@ def test_an_output_without_a_report_is_refused_with_the_remedy(llm):
 
 def test_steps_are_taken_once_and_in_order():
     progress = Progress()
-    progress.update({"figures": {"steps": 1}, "steps": [{"chosen": 0}]})
-    progress.update({"figures": {"steps": 3}, "steps": [{"chosen": 1}, {"chosen": 2}]})
-    progress.update({"figures": {"steps": 4}, "steps": []})
+    progress.update({"report": {"steps": 1}, "steps": [{"chosen": 0}]})
+    progress.update({"report": {"steps": 3}, "steps": [{"chosen": 1}, {"chosen": 2}]})
+    progress.update({"report": {"steps": 4}, "steps": []})
     assert [step["chosen"] for step in progress.take_steps()] == [0, 1, 2]
     assert progress.take_steps() == []
     assert progress.report == {"steps": 4}

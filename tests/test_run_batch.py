@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+import os
 import re
 from contextlib import asynccontextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 from vllm.utils.argparse_utils import FlexibleArgumentParser
-from vllm_infogain.patches.run_batch import first_refusal
+from vllm_infogain.patches.run_batch import first_refusal, text_of
 
 from vllm_infogain import plugin
 from vllm_infogain.compat import api_server_entry, run_batch
@@ -95,3 +99,14 @@ def test_a_file_for_a_model_that_is_not_ours_is_vllms_to_judge(run, tmp_path):
     save_tokenizer(Path(tmp_path / "llama"))
     with pytest.raises(EngineStartsError):
         run([PROMPT], "--model", str(tmp_path / "llama"))
+
+
+def test_a_file_behind_a_url_is_checked_and_one_that_can_be_read_once_is_left_to_vllm(tmp_path):
+    (tmp_path / "in.jsonl").write_text(PROMPT)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        assert text_of(f"http://127.0.0.1:{server.server_port}/in.jsonl") == PROMPT
+        server.shutdown()
+    os.mkfifo(tmp_path / "pipe")
+    assert text_of(str(tmp_path / "pipe")) == ""

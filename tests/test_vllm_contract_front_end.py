@@ -64,8 +64,8 @@ def test_the_functions_our_patches_wrap_still_have_their_seams():
 def test_a_batch_file_is_still_run_where_we_check_it():
     assert "run_batch_main" in calls_in(RunBatchSubcommand.cmd), "its `main` is wrapped; the command imports it late"
     assert parameters(compat.run_batch.main) == ["args"]
-    assert parameters(compat.run_batch.read_file) == ["path_or_url"]
-    run = calls_in(compat.run_batch.run_batch)
+    reads = getattr(compat.run_batch, "validate_batch", compat.run_batch.run_batch)  # the former since 0.33
+    run = calls_in(reads)
     assert "BatchRequestInput.model_validate_json" in run, "every line is read so, and what it raises ends the job"
     made = calls_in(compat.run_batch.build_endpoint_registry)
     assert "init_app_state" in made, "chats are made by the server's own endpoint"
