@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from math import ceil
-from typing import Any
+from typing import Any, get_type_hints
 
+import msgspec
 import ray
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
@@ -109,10 +110,27 @@ def prepared(staged: Mapping[str, Any], *, job: Job) -> dict[str, Any]:
         request = row_request(
             row["columns"], staged["id"], defaults=job.defaults, seed=job.seed, fields=job.sampling_fields
         )
+        _check_types(request.sampling_params)
         return known | {ERROR: "", "sampling_params": request.sampling_params, **_prompt(request, job)}
     except Exception as error:  # templates, too, refuse as they like
         name = "" if isinstance(error, ParameterError) else f"{type(error).__name__}: "
         return known | {ERROR: f"{name}{error}"}
+
+
+def _check_types(sampling: Mapping[str, Any]) -> None:
+    """SamplingParams checks no type of its arguments: a comparison inside would fail, and name none of them.
+
+    Raises:
+        ParameterError: naming the parameter, its value and the type that it has.
+    """
+    from vllm_infogain.compat import SamplingParams
+
+    types = get_type_hints(SamplingParams)
+    for name, value in sampling.items():
+        try:
+            msgspec.convert(value, types[name], strict=False)
+        except msgspec.ValidationError as error:
+            raise ParameterError(name, value, str(error)) from None
 
 
 def _prompt(request: Request, job: Job) -> dict[str, Any]:
