@@ -69,7 +69,6 @@ def _run(asked: argparse.Namespace, folder: Folder, known: dict[str, Any]) -> No
         from vllm_infogain.batch import job
     except ImportError as error:
         raise source.InputError(f"{error}: batches run on Ray Data, pip install 'ray[data]>=2.60'") from error
-    from vllm_infogain.compat import SamplingParams
 
     what = job.Job(
         model=known["engine_args"]["model"],
@@ -77,7 +76,6 @@ def _run(asked: argparse.Namespace, folder: Folder, known: dict[str, Any]) -> No
         file_format=known["format"],
         rows=known["rows"],
         rows_per_block=known["rows_per_block"],
-        sampling_fields=tuple(name for name in SamplingParams.__struct_fields__ if not name.startswith("_")),
         seed=asked.seed,
         engine_args={name: value for name, value in known["engine_args"].items() if name != "model"},
         defaults=asked.defaults,

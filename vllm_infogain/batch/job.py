@@ -32,7 +32,6 @@ class Job:
     file_format: str
     rows: int
     rows_per_block: int
-    sampling_fields: tuple[str, ...]  # names of vLLM's SamplingParams
     seed: int = 0
     engine_args: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -108,7 +107,7 @@ def prepared(staged: Mapping[str, Any], *, job: Job) -> dict[str, Any]:
         if row["error"]:
             raise ValueError(row["error"])
         request = row_request(
-            row["columns"], staged["id"], defaults=job.defaults, seed=job.seed, fields=job.sampling_fields
+            row["columns"], staged["id"], defaults=job.defaults, seed=job.seed, fields=_sampling_types()
         )
         _check_types(request.sampling_params)
         return known | {ERROR: "", "sampling_params": request.sampling_params, **_prompt(request, job)}
@@ -117,18 +116,24 @@ def prepared(staged: Mapping[str, Any], *, job: Job) -> dict[str, Any]:
         return known | {ERROR: f"{name}{error}"}
 
 
+@cache
+def _sampling_types() -> dict[str, Any]:
+    """Of vLLM's SamplingParams, by name."""
+    from vllm_infogain.compat import SamplingParams
+
+    types = get_type_hints(SamplingParams)
+    return {name: types[name] for name in SamplingParams.__struct_fields__ if not name.startswith("_")}
+
+
 def _check_types(sampling: Mapping[str, Any]) -> None:
     """SamplingParams checks no type of its arguments: a comparison inside would fail, and name none of them.
 
     Raises:
         ParameterError: naming the parameter, its value and the type that it has.
     """
-    from vllm_infogain.compat import SamplingParams
-
-    types = get_type_hints(SamplingParams)
     for name, value in sampling.items():
         try:
-            msgspec.convert(value, types[name], strict=False)
+            msgspec.convert(value, _sampling_types()[name], strict=False)
         except msgspec.ValidationError as error:
             raise ParameterError(name, value, str(error)) from None
 
