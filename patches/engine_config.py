@@ -23,13 +23,12 @@ def apply() -> None:
 
 def _ours_for_our_models(create_model_config):
     def wrapper(self):
-        from vllm_infogain.model_executors import EXECUTORS
-
         from vllm_infogain.engine.config_check import check_model, check_renderer, choose_renderer
+        from vllm_infogain.engine.identity import is_our_model
 
         model_config = create_model_config(self)
         if not asks_for_us(self):
-            if set(EXECUTORS).isdisjoint(model_config.architectures):
+            if not is_our_model(model_config):
                 check_renderer(model_config)
                 return model_config
             _switch_on(self, model_config)

@@ -20,10 +20,9 @@ def apply() -> None:
 
 def _leave_special_tokens_to_the_template(build_tok_params):
     def wrapper(self, model_config):
-        from vllm_infogain.model_executors import EXECUTORS
+        from vllm_infogain.engine.identity import is_our_model
 
         params = build_tok_params(self, model_config)
-        is_ours = not set(EXECUTORS).isdisjoint(model_config.architectures)
-        return replace(params, add_special_tokens=False) if is_ours else params
+        return replace(params, add_special_tokens=False) if is_our_model(model_config) else params
 
     return wrapper

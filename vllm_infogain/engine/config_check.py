@@ -14,7 +14,7 @@ from vllm_infogain.compat import (
     is_breakable_cudagraph_enabled,
 )
 from vllm_infogain.engine.arguments import check_additional_config
-from vllm_infogain.engine.identity import TOKENIZER_MODE, WORKER, is_active
+from vllm_infogain.engine.identity import TOKENIZER_MODE, WORKER, is_active, is_our_model
 from vllm_infogain.model_executors import EXECUTORS
 from vllm_infogain.request.fields import ParameterError
 from vllm_infogain.request.from_vllm import block_causal_size
@@ -102,8 +102,7 @@ def check_model(model_config: Any) -> None:
     Raises:
         ParameterError (a ValueError): names the model, or the mask id, and the remedy.
     """
-    known = set(EXECUTORS).intersection(model_config.architectures)
-    if not known:
+    if not is_our_model(model_config):
         raise ParameterError(
             "model", model_config.model,
             f"architecture {', '.join(model_config.architectures)} is no masked diffusion model we know; "
