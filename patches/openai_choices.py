@@ -114,14 +114,13 @@ def _stream(serving, request, result_generator, tokenizer, made_of, blank, heade
     """
     from vllm_infogain.compat import should_include_usage
     from vllm_infogain.grammar.vocabulary import shown
-    from vllm_infogain.request.from_vllm import settings_of
+    from vllm_infogain.request.from_vllm import stream_mode
     from vllm_infogain.serving.streams import CanvasStream, ReportStream
 
-    _, defaults = settings_of(serving.engine_client.vllm_config)
     samples = request.n or 1
     _, counts_tokens = should_include_usage(request.stream_options, serving.enable_force_include_usage)
     own = {"blank": blank, "header": header, "counts_tokens": counts_tokens}
-    if (defaults | (request.vllm_xargs or {})).get("stream_mode") == "canvas":
+    if stream_mode(serving.engine_client.vllm_config, request.vllm_xargs) == "canvas":
         stream = CanvasStream(result_generator, samples, decode=partial(shown, tokenizer), **own)
     else:
         stream = ReportStream(result_generator, samples, **own)

@@ -30,11 +30,11 @@ def _check_before_response(generate_with_builtin_tools):
 
 def _refuse_steps(sampling_params, vllm_config) -> None:
     from vllm_infogain.compat import RequestOutputKind
-    from vllm_infogain.request.fields import ParameterError, without_none
-    from vllm_infogain.request.from_vllm import settings_of
+    from vllm_infogain.request.fields import ParameterError
+    from vllm_infogain.request.from_vllm import stream_mode
     from vllm_infogain.serving.admission import RequestError
 
-    wanted = (settings_of(vllm_config)[1] | without_none(sampling_params.extra_args)).get("stream_mode")
+    wanted = stream_mode(vllm_config, sampling_params.extra_args)
     if wanted == "canvas" and sampling_params.output_kind == RequestOutputKind.DELTA:
         remedy = "/v1/responses streams text only; give 'block', or use /v1/completions or /v1/chat/completions"
         raise RequestError(str(ParameterError("stream_mode", wanted, remedy)), parameter="stream_mode")

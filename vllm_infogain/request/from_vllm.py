@@ -2,10 +2,12 @@
 
 import hashlib
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from vllm_infogain.compat import SamplingParams, VllmConfig
 from vllm_infogain.request.constraints import Constraints
+from vllm_infogain.request.fields import without_none
 from vllm_infogain.request.params import DecodingParams, parse_params
 from vllm_infogain.request.settings import Settings, parse_settings
 
@@ -23,6 +25,11 @@ def settings_of(vllm_config: VllmConfig) -> tuple[Settings, dict[str, Any]]:
         _settings[key] = parse_settings(vllm_config.additional_config)
         weakref.finalize(vllm_config, _settings.pop, key)
     return _settings[key]
+
+
+def stream_mode(vllm_config: VllmConfig, knobs: Mapping[str, Any] | None) -> str | None:
+    """What a request asks for by its `extra_args`, or else the server's default; None: neither says anything."""
+    return (settings_of(vllm_config)[1] | without_none(knobs)).get("stream_mode")
 
 
 def block_causal_size(vllm_config: VllmConfig) -> int:
