@@ -1,24 +1,24 @@
 """A process of the server is killed: nobody waits for ever, nobody is told that all is well."""
 
-import concurrent.futures
-import time
+import asyncio
 
 import httpx
 import psutil
 import pytest
-from clients import metrics
+from clients import ask, ask_streamed, client, metrics
 from server import Server, start
-from waiting import PATIENCE
+from traffic import COMPLETIONS, Call
+from waiting import PATIENCE, wait_until
 
 from vllm_infogain.embedded import SERVED_NAME
 
 pytestmark = pytest.mark.engine
 
-# Seconds of work: still running when the process dies.
-LONG = {
-    "model": SERVED_NAME, "prompt": "7", "max_tokens": 56, "seed": 1, "ignore_eos": True,
+TOKENS = 56
+LONG = Call(COMPLETIONS, {
+    "model": SERVED_NAME, "prompt": "7", "max_tokens": TOKENS, "seed": 1, "ignore_eos": True, "return_token_ids": True,
     "vllm_xargs": {"num_candidates": 64, "bypass_threshold": 1, "position_temperature": 5, "block_length": 0},
-}  # fmt: skip
+})  # fmt: skip
 
 
 def processes(server: Server, title: str) -> list[psutil.Process]:
@@ -29,18 +29,16 @@ def processes(server: Server, title: str) -> list[psutil.Process]:
     ]  # fmt: skip
 
 
-def generate(url: str, stream: bool) -> str:
-    """What a client sees of a long request: "answered", or how it failed."""
-    try:
-        with httpx.stream(
-            "POST", f"{url}/v1/completions", json=LONG | {"stream": stream}, timeout=PATIENCE
-        ) as response:
-            body = response.read().decode()
-    except httpx.HTTPError as error:
-        return type(error).__name__
-    if response.status_code != 200:
-        return str(response.status_code)
-    return "error in the stream" if '"error"' in body else "answered"
+async def sent_until_one_fails(http: httpx.AsyncClient, stream: bool) -> int | str:
+    """One request after the other, so that no machine is too fast: how the first failed that was not answered whole."""
+    while True:
+        try:
+            answer = await (ask_streamed if stream else ask)(http, LONG)
+        except httpx.HTTPError as error:
+            return type(error).__name__
+        if answer.status != 200:
+            return answer.status
+        assert [len(ids) for _, ids, _ in answer.choices] == [TOKENS], "told that all is well"
 
 
 def health(url: str) -> int | None:
@@ -51,17 +49,23 @@ def health(url: str) -> int | None:
         return None
 
 
-def kill_under_load(server: Server, title: str) -> None:
+async def kill_under_load(server: Server, victim: psutil.Process) -> None:
+    async with client(server.url) as http, asyncio.TaskGroup() as group:
+        sent = [group.create_task(sent_until_one_fails(http, stream)) for stream in (False, True, False, True)]
+
+        def is_busy() -> bool:
+            failed = [task.result() for task in sent if task.done()]
+            assert not failed, f"before anything was killed: {failed}"
+            return metrics(server.url)["vllm:num_requests_running"] >= 2
+
+        await asyncio.to_thread(wait_until, is_busy, lambda: "no two requests ever run")
+        victim.kill()
+
+
+def die(server: Server, title: str) -> None:
     victim, *_ = processes(server, title)
     children = psutil.Process(server.process.pid).children(recursive=True)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        waiting = [pool.submit(generate, server.url, stream) for stream in (False, True)]
-        while metrics(server.url)["vllm:num_requests_running"] < 2:
-            assert not any(client.done() for client in waiting), "too short a request to die under"
-            time.sleep(0.05)
-        victim.kill()
-        seen = [client.result() for client in waiting]
-    assert not {"answered", "ReadTimeout"} & set(seen), seen
+    asyncio.run(kill_under_load(server, victim))  # until every client was told
     assert health(server.url) in (503, None)
     assert server.process.wait(timeout=PATIENCE) == 1, "so that a supervisor restarts it"
     _, left = psutil.wait_procs(children, timeout=PATIENCE)
@@ -70,7 +74,7 @@ def kill_under_load(server: Server, title: str) -> None:
 
 def test_a_killed_engine_core_ends_the_server():
     with start("--plugin", "infogain") as server:
-        kill_under_load(server, "VLLM::EngineCore")
+        die(server, "VLLM::EngineCore")
 
 
 def test_a_killed_worker_of_two_ends_the_server():
@@ -78,4 +82,4 @@ def test_a_killed_worker_of_two_ends_the_server():
         "--plugin", "infogain", "--tensor-parallel-size", "2", environment={"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     ) as server:
         assert len(processes(server, "VLLM::Worker")) == 2
-        kill_under_load(server, "VLLM::Worker")
+        die(server, "VLLM::Worker")
