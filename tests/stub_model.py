@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling import make_decoder
 from vllm_infogain.sampling.decoder import Decoder, Pending
 from vllm_infogain.sampling.forward_window import ForwardWindow
+from vllm_infogain.sampling.guidance import Guide, combine
 from vllm_infogain.sampling.read_logits import read
 
 VOCAB, MASK_ID = 7, 6
@@ -52,9 +54,19 @@ class Forwards:
         self.cached = np.full((params.num_cached_states, len(prompt) + params.canvas_length), self.UNKNOWN)
         self.cached[:, :computed] = prompt[:computed]
         self.windows: list[ForwardWindow] = []
+        self.guide = Guide.of(prompt, params, MASK_ID)
+        if self.guide is not None:
+            self.guides = Forwards(model, self.guide.prompt.tolist(), replace(params, guidance_scale=0.0))
 
     def logits(self, pending: Pending, part: slice) -> torch.Tensor:
-        """[sequences x masked, vocab] of the next part of a group; only `window.rows` of it are computed."""
+        """[sequences x masked, vocab] of the next part of a group, guided if its request is."""
+        own = self.rows(pending, part)
+        if self.guide is None:
+            return own
+        return combine(own, self.guides.logits(pending.guides(self.guide), part), self.guide.scale)
+
+    def rows(self, pending: Pending, part: slice) -> torch.Tensor:
+        """[sequences x masked, vocab] of the model; only `window.rows` are computed."""
         window, cached_indices = pending.window, pending.cached_indices[part]
         self.windows.append(window)
         rows = slice(window.rows.start, window.rows.stop)

@@ -23,6 +23,9 @@ def that_go_together(params: DecodingParams) -> DecodingParams:
         params = replace(params, cache="none", uncertainty_scope="block", block_length=max(1, params.block_length))
     if params.cache == "dual" and params.looks_ahead:
         params = replace(params, uncertainty_scope="block")
+    ids = params.guidance_prompt_ids
+    if params.block_causal and ids and (len(ids) - len(PROMPT)) % params.block_length:
+        params = replace(params, guidance_prompt_ids=None)
     if params.schedule != "fixed":
         ample = replace(params, steps=params.canvas_length)
         params = replace(params, steps=max(params.steps, len(plan_blocks(ample, len(PROMPT), MASK_ID))))
@@ -60,6 +63,8 @@ settings_of_requests = st.builds(
     temperature=st.sampled_from([0.0, 0.7, 1.0]),
     seed=st.integers(0, 2**63 - 1),
     canvas_length=st.integers(1, 13),
+    guidance_scale=st.sampled_from([0.0, 0.0, 0.7, 3.5]),
+    guidance_prompt_ids=st.none() | st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9).map(tuple),
     return_trajectory=st.just(True),
 ).map(that_go_together)
 
@@ -76,6 +81,7 @@ def test_any_request_equals_the_oracle_and_leaves_no_mask(
 ):
     block = params.block_length if params.block_causal else 0
     model, prompt = StubModel(model_seed, block), PROMPT
+    is_prompt_computed = is_prompt_computed and not params.is_guided  # the guide's prompt never is
     computed = len(prompt) // block * block if block and is_prompt_computed else 0
     tokens, decoder = drive(model, prompt, params, parts, computed)
     expected = oracle.decode(model, prompt, params, MASK_ID)

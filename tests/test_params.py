@@ -77,7 +77,9 @@ BAD = [
     ("factor", -0.5), ("eos_penalty", -1), ("eos_last", "late"), ("stream_mode", "words"), ("stream_mode", "canvas"),
     ("diffusion_seed_canvas", "text"), ("diffusion_seed_canvas", [-1]), ("diffusion_pinned", 3),
     ("suffix_token_ids", [1.5]), ("tokens_per_step", 2**70), ("cost_weight", 1e300), ("eos_penalty", 1e39),
-    ("steps", 10**12), ("pc_alpha", 1e39),
+    ("steps", 10**12), ("pc_alpha", 1e39), ("guidance_scale", -1), ("guidance_scale", float("nan")),
+    ("guidance_scale", 101), ("guidance_scale", 1e300), ("guidance_scale", "3"), ("guidance_prompt_ids", "text"),
+    ("guidance_prompt_ids", [2.5]), ("guidance_prompt_ids", []), ("negative_prompt", 3),
 ]  # fmt: skip
 
 
@@ -152,6 +154,8 @@ def test_a_parameter_is_refused_where_its_sampler_has_no_use_for_it(sampler, nam
         ({"steps": 4, "schedule": "fixed"}, {"schedule": "linear", "steps": 9}, "steps"),
         ({"tokens_per_step": 2, "schedule": "linear", "steps": 4}, {}, "tokens_per_step"),
         ({"cache_refresh": 2}, {}, "cache_refresh"),
+        ({"guidance_prompt_ids": [5]}, {}, "guidance_prompt_ids"),
+        ({"guidance_scale": 0, "guidance_prompt_ids": [5]}, {"guidance_scale": 2}, "guidance_prompt_ids"),
     ],
 )
 def test_a_parameter_that_another_one_makes_idle_is_refused(given, defaults, name):

@@ -20,9 +20,11 @@ import torch
 
 from vllm_infogain.request.canvas import check_infill
 from vllm_infogain.request.fields import LARGEST_INTEGER, ParameterError, integer, without_none
+from vllm_infogain.request.guidance import check_guide, with_negative_prompt
 from vllm_infogain.request.params import DecodingParams, parse_params
 from vllm_infogain.sampling import Decoder, make_decoder
-from vllm_infogain.sampling.decoder import Report
+from vllm_infogain.sampling.decoder import Pending, Report
+from vllm_infogain.sampling.guidance import combine
 from vllm_infogain.sampling.read_logits import read
 
 # (model, input_ids [n, length]) -> logits [n, length, columns] whose row i predicts position i
@@ -143,6 +145,8 @@ class InfoGainSampler:
         Raises:
             ParameterError (a ValueError): naming the parameter, its value and the remedy.
         """
+        if self.tokenizer is not None:
+            knobs = with_negative_prompt(knobs, {}, self.tokenizer.encode) or knobs
         params = parse_params(
             {"return_trajectory": True, **without_none(knobs)},
             defaults={},
@@ -158,6 +162,7 @@ class InfoGainSampler:
         if params.cache != "none":
             raise ParameterError("cache", params.cache, "only the engine keeps keys and values; leave it out")
         check_infill(params, (), self.mask_id, self.vocabulary)
+        check_guide(params, 0, self.vocabulary)
         background = None if log_frequencies is None else torch.as_tensor(log_frequencies).cpu().numpy()
         prompts = self._prompts(input_ids)
         self._check_lengths(prompts, params)
@@ -192,7 +197,7 @@ class InfoGainSampler:
         if self.longest is None:
             return
         name, limit = self.longest
-        longest = max(map(len, prompts), default=0)
+        longest = max((length for prompt in prompts for length in params.prompt_lengths(len(prompt))), default=0)
         if params.length(longest) > limit:
             behind = params.length(longest) - longest
             raise ParameterError(
@@ -205,24 +210,35 @@ class InfoGainSampler:
         """One forward for as many pending sequences of one length as fit, whoever they belong to."""
         waiting = [(decoder, decoder.pending) for decoder in decoders if decoder.pending is not None]
         length = waiting[0][1].sequences.shape[1]
-        parts, room = [], self.max_sequences
+        parts: list[tuple[Decoder, Pending, int]] = []
+        room = self.max_sequences
         for decoder, pending in waiting:
             count = min(room, pending.remaining)
             if count and pending.sequences.shape[1] == length:
-                parts.append(
-                    (decoder, count, pending.sequences[pending.part(count)], pending.masked[pending.part(count)])
-                )
+                parts.append((decoder, pending, count))
                 room -= count
-        batch_metadata = [decoder.metadata(count) for decoder, count, _, _ in parts]
-        device = next(self.model.parameters()).device
-        logits = self.adapter(self.model, torch.from_numpy(np.concatenate([ids for _, _, ids, _ in parts])).to(device))
-        # A part's masked positions are as many in each of its sequences, other parts' may be more or fewer.
-        sequence = np.repeat(np.arange(len(logits)), np.concatenate([[m.shape[1]] * len(m) for _, _, _, m in parts]))
-        place = np.concatenate([masked.ravel() for _, _, _, masked in parts])
-        rows = logits.flatten(0, 1)[torch.from_numpy(sequence * length + place).to(device)].float()
+        batch_metadata = [decoder.metadata(count) for decoder, _, count in parts]
+        sequences = [pending.sequences[pending.part(count)] for _, pending, count in parts]
+        masked = [pending.masked[pending.part(count)] for _, pending, count in parts]
+        rows = self._rows(sequences, masked)
+        guides = [decoder.guide for decoder, _, _ in parts if decoder.guide is not None]
+        if guides:  # of all, since they share their parameters
+            theirs = [guide.sequences(ids) for guide, ids in zip(guides, sequences, strict=True)]
+            moved = [guide.offset + positions for guide, positions in zip(guides, masked, strict=True)]
+            rows = combine(rows, self._rows(theirs, moved), guides[0].scale)
         outputs = read(rows, batch_metadata, self.mask_id, min(self.vocabulary, rows.shape[1]))
-        for (decoder, count, _, _), output in zip(parts, outputs, strict=True):
+        for (decoder, _, count), output in zip(parts, outputs, strict=True):
             decoder.consume(count, output)
+
+    def _rows(self, sequences: list[np.ndarray], masked: list[np.ndarray]) -> torch.Tensor:
+        """Logits [rows, columns] fp32 at the masked positions [n, masked] of every part's sequences [n, length], which
+        are of one length."""
+        device = next(self.model.parameters()).device
+        logits = self.adapter(self.model, torch.from_numpy(np.concatenate(sequences)).to(device))
+        # A part's masked positions are as many in each of its sequences, other parts' may be more or fewer.
+        sequence = np.repeat(np.arange(len(logits)), np.concatenate([[m.shape[1]] * len(m) for m in masked]))
+        place = sequence * logits.shape[1] + np.concatenate([positions.ravel() for positions in masked])
+        return logits.flatten(0, 1)[torch.from_numpy(place).to(device)].float()
 
     def _result(self, tokens: list[int], decoder: Decoder) -> Sample:
         text = self.tokenizer.decode(tokens, skip_special_tokens=True) if self.tokenizer is not None else None

@@ -75,6 +75,7 @@ class Branch:
     idle_steps: int = 0  # of the block's schedule, which wrote nothing
     previous: dict[int, torch.Tensor] = field(default_factory=dict)  # log-probabilities [columns] one step earlier
     cached: Any = None  # keys and values of the state at the last refresh
+    guide_cached: Any = None  # those of its guide, if it is guided
 
     @property
     def cumulative_entropy(self) -> float:
@@ -215,6 +216,7 @@ class _Oracle:
                     0 if is_finished else schedule_step - branch.block_step,
                     {} if is_finished else previous,
                     branch.cached,
+                    branch.guide_cached,
                 )
             )
         return children
@@ -224,7 +226,9 @@ class _Oracle:
         every, step = self.params.cache_refresh, branch.block_step
         if self.params.cache == "none" or (step > 0 and (every == 0 or step % every > 0)):
             return branch
-        return replace(branch, cached=cast(CachingModel, self.model).cache(torch.tensor([branch.state])))
+        model = cast(CachingModel, self.model)
+        guide = model.cache(torch.tensor([self.guide(branch.state)])) if self.params.guidance_scale else None
+        return replace(branch, cached=model.cache(torch.tensor([branch.state])), guide_cached=guide)
 
     def read(self, branch: Branch, positions: list[int]) -> PositionStatistics:
         """What the proposal sees of the state: the rows of the block's masked positions, and what is drawn there."""
@@ -272,16 +276,37 @@ class _Oracle:
         return sum(values) / (len(values) if self.params.state_uncertainty == "mean" else 1)
 
     def rows(self, branch: Branch, state: list[int], positions: list[int]) -> torch.Tensor:
-        """The model's logits [places, columns] fp32 of the branch's state, or of an outcome of it."""
-        first, last = self.block_of(branch.state)
+        """The logits [places, columns] fp32 of the branch's state, or of an outcome of it: the model's, or guided."""
+        block = self.block_of(branch.state)
+        own = self.rows_of(state, positions, block, branch.cached)
+        scale, moved = self.params.guidance_scale, self.guide_start - self.start
+        if scale == 0:
+            return own
+        there = [position + moved for position in positions]
+        block = (block[0] + moved, block[1] + moved)
+        return (1 + scale) * own - scale * self.rows_of(self.guide(state), there, block, branch.guide_cached)
+
+    def rows_of(self, state: list[int], positions: list[int], block: tuple[int, int], cached: Any) -> torch.Tensor:
+        """The model's own, of a state or a guide whose active block this is."""
+        first, last = block
         ids = torch.tensor([state])
         if self.params.block_causal:
             return self.model(ids[:, :last])[0, positions].float()
         if self.params.cache == "none":
             return self.model(ids)[0, positions].float()
         window = range(first, last if self.params.cache == "dual" else len(state))
-        logits = cast(CachingModel, self.model).window(ids, window, branch.cached)
+        logits = cast(CachingModel, self.model).window(ids, window, cached)
         return logits[0, [position - first for position in positions]].float()
+
+    def guide(self, state: list[int]) -> list[int]:
+        """The state behind the guide's prompt."""
+        prompt = self.params.guidance_prompt_ids
+        return [*([self.mask_id] * self.start if prompt is None else prompt), *state[self.start :]]
+
+    @property
+    def guide_start(self) -> int:
+        """Of the canvas in a guide."""
+        return self.start if self.params.guidance_prompt_ids is None else len(self.params.guidance_prompt_ids)
 
     def logits(self, branch: Branch, state: list[int], positions: list[int]) -> torch.Tensor:
         """`rows`, with EOS paying its penalty and -inf for what the request's constraints bar. The mask token and

@@ -67,6 +67,12 @@ def without_none(values: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (values or {}).items() if value is not None}
 
 
+def text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ParameterError(name, value, "give a text")
+    return value
+
+
 def whole_numbers(name: str, value: Any) -> tuple[int, ...]:
     """A list of token ids, or of places."""
     if not isinstance(value, list | tuple):

@@ -16,6 +16,7 @@ from vllm_infogain.request.fields import (
     knob,
     number,
     switch,
+    text,
     whole_numbers,
     without_none,
 )
@@ -29,6 +30,7 @@ SAMPLERS = (*LOOKAHEAD_SAMPLERS, *SCORE_SAMPLERS, *ADAPTIVE_SAMPLERS, "best_of_n
 POSITION_SCORES = ("sampled", "confidence", "entropy", "margin")
 MAX_CANDIDATES = 64
 MAX_STEPS = 1 << 16
+MAX_GUIDANCE = 100
 MAX_SEQUENCES = 256  # of one request at once: num_candidates x beam_width, or num_generations
 
 
@@ -75,6 +77,10 @@ class DecodingParams:
     diffusion_seed_canvas: tuple[int, ...] | None = knob(None, whole_numbers)  # [canvas] token ids
     diffusion_pinned: tuple[int, ...] | None = knob(None, whole_numbers)  # its places that are kept; None: all it fills
     suffix_token_ids: tuple[int, ...] = knob((), whole_numbers)  # text behind the canvas: read, never returned
+    # Guidance: logits are (1 + g) times those of the sequence less g times those of its guide; see guidance.py.
+    guidance_scale: float = knob(0.0, number(0, MAX_GUIDANCE))  # g; 0: there is no guide
+    guidance_prompt_ids: tuple[int, ...] | None = knob(None, whole_numbers)  # of the guide; None: the prompt, masked
+    negative_prompt: str | None = knob(None, text)  # the same as text; whoever has a tokenizer makes ids of it
     # Tokens and output.
     eos_penalty: float = knob(0.0, number(0, 1e4))  # subtracted once from the logit of every EOS token
     eos_last: bool = knob(False, switch)  # write tokens that end the text only where the block has no others to write
@@ -138,6 +144,16 @@ class DecodingParams:
     def is_cached(self) -> bool:
         """Whether keys and values outlive a forward."""
         return self.block_causal or self.cache != "none"
+
+    @property
+    def is_guided(self) -> bool:
+        return self.guidance_scale > 0
+
+    def prompt_lengths(self, prompt_length: int) -> tuple[int, ...]:
+        """Of a sequence and, if it is guided, of its guide."""
+        if not self.is_guided:
+            return (prompt_length,)
+        return prompt_length, prompt_length if self.guidance_prompt_ids is None else len(self.guidance_prompt_ids)
 
     def length(self, prompt_length: int) -> int:
         """Positions of one sequence: prompt, canvas and suffix."""
@@ -253,6 +269,11 @@ def check_read(asked: Mapping[str, Any], params: DecodingParams) -> None:
             "tokens_per_step", params.tokens_per_step,
             f"schedule={params.schedule!r} spreads the canvas over steps; leave it out, or give schedule='fixed'",
         )  # fmt: skip
+    if "guidance_prompt_ids" in asked and not params.is_guided:
+        raise ParameterError(
+            "guidance_prompt_ids", list(params.guidance_prompt_ids or ()),
+            "nothing is guided; give guidance_scale above 0 too, or leave it out",
+        )  # fmt: skip
     if "cache_refresh" in asked and (params.cache == "none" or params.block_causal):
         raise ParameterError(
             "cache_refresh",
@@ -280,6 +301,11 @@ def check_together(params: DecodingParams) -> None:
             "cache", "dual",
             "only the block's logits are computed, uncertainty_scope='sequence' needs those behind it; give 'prefix'",
         )  # fmt: skip
+    if params.guidance_prompt_ids == ():
+        raise ParameterError("guidance_prompt_ids", [], "give at least one token, or leave it out")
+    if params.negative_prompt is not None:
+        remedy = "here is no tokenizer to make token ids of it; give them as guidance_prompt_ids"
+        raise ParameterError("negative_prompt", params.negative_prompt, remedy)
     if params.eos_last and not params.end_ids:
         raise ParameterError("eos_last", True, "no EOS token is known; name one, or give stop_token_ids")
     if params.top_p == 0:

@@ -17,7 +17,7 @@ def path(name: str, value: Any) -> str:
     return value
 
 
-REQUESTS_OWN = frozenset({"diffusion_seed_canvas", "diffusion_pinned", "suffix_token_ids"})
+REQUESTS_OWN = frozenset({"diffusion_seed_canvas", "diffusion_pinned", "suffix_token_ids", "negative_prompt"})
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,6 @@ def parse_settings(additional_config: Any) -> tuple[Settings, dict[str, Any]]:
         raise ParameterError("additional_config['infogain']", given, "give an object of settings")
     given = without_none(given)
     for name in REQUESTS_OWN & given.keys():
-        raise ParameterError(name, given[name], "says what one request's canvas holds; no default can, leave it out")
+        raise ParameterError(name, given[name], "is said of one request; no default can, leave it out")
     settings = {name: SETTINGS[name](name, value) for name, value in given.items() if name in SETTINGS}
     return Settings(**settings), parse_knobs({name: value for name, value in given.items() if name not in SETTINGS})

@@ -41,7 +41,7 @@ class BeamDecoder(Decoder):
     """Decodes one request by beam search. Nothing is final before the end, so all tokens come out at once."""
 
     def __init__(self, canvas: CanvasState) -> None:
-        super().__init__(canvas.params)
+        super().__init__(canvas)
         self._final = Final([], [])
         self._live = [Hypothesis(canvas, cached_index=0)]
         self._done: list[Hypothesis] = []

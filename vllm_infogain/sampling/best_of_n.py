@@ -22,7 +22,7 @@ class BestOfNDecoder(Decoder):
     """Fills `num_generations` canvases side by side. Tokens come out at the end."""
 
     def __init__(self, canvas: CanvasState) -> None:
-        super().__init__(canvas.params)
+        super().__init__(canvas)
         greedy = dataclasses.replace(canvas.params, sampler="entropy", position_temperature=canvas.params.tau_position)
         self._generations = []
         for seed in generation_seeds(self.params):

@@ -7,21 +7,22 @@
 The best candidate's logits are the next step's logits: a look-ahead step costs one forward of its candidates, any
 other step one forward of one sequence. Where keys and values are cached, a state's forward comes in between whenever
 they are to be refreshed. A decoder knows neither vLLM nor a model: engine, standalone sampler and tests drive it
-alike, and it never sees logits, only their `PositionStatistics`.
+alike, and it never sees logits, only their `PositionStatistics`. Nor does it see guides: of a guided request the
+statistics are those of guided logits, and all it does is to count the guides' rows.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.actions import Proposal, step_rng_key
 from vllm_infogain.sampling.canvas_state import CanvasState, DenoisingStep, Final
 from vllm_infogain.sampling.forward_window import ForwardWindow
+from vllm_infogain.sampling.guidance import Guide
 from vllm_infogain.sampling.metadata import Comparison, PositionStatistics, SamplerOutput, SamplingMetadata
 from vllm_infogain.sampling.objective import action_cost, settled_objective, state_uncertainty
 
@@ -33,7 +34,7 @@ class Report:
     steps: int = 0
     forwards: int = 0
     refreshes: int = 0  # forwards that computed the cached keys and values anew
-    rows: int = 0  # model rows computed: sequences x positions
+    rows: int = 0  # model rows computed: sequences x positions, their guides' included
     canvas_positions: int = 0  # of these rows: on the canvas
     candidate_rows: int = 0  # of these rows: computed by look-ahead
     candidates: int = 0  # distinct candidates evaluated by look-ahead
@@ -74,12 +75,23 @@ class Pending:
         assert count <= self.remaining
         return slice(self.consumed, self.consumed + count)
 
+    def guides(self, guide: Guide) -> Pending:
+        """The sequences' guides: what is to be evaluated beside them, row by row."""
+        return replace(
+            self,
+            sequences=guide.sequences(self.sequences),
+            masked=self.masked + guide.offset,
+            window=guide.window(self.window),
+        )
+
 
 class Decoder(ABC):
     """What drives a request, whatever its sampler. `pending` is None once the canvas is full."""
 
-    def __init__(self, params: DecodingParams) -> None:
-        self.params = params
+    def __init__(self, canvas: CanvasState) -> None:
+        self.params = canvas.params
+        prompt = canvas.state[: canvas.canvas_start].tolist()
+        self.guide = Guide.of(prompt, canvas.params, canvas.mask_id)  # of every sequence; None: it is not guided
         self.report = Report()
         self.pending: Pending | None = None
         self._steps_taken = 0  # of the trajectory
@@ -102,6 +114,10 @@ class Decoder(ABC):
     def take_final(self) -> Final:
         """Tokens that became final since the last call, in canvas order."""
 
+    def windows(self, window: ForwardWindow) -> list[ForwardWindow]:
+        """Of a sequence's forward and, if it is guided, of its guide's."""
+        return [window] if self.guide is None else [window, self.guide.window(window)]
+
     def take_steps(self) -> list[DenoisingStep]:
         """Denoising steps since the last call, if they are recorded. Those of a winner known late come at the end."""
         steps = self.report.trajectory[self._steps_taken :]
@@ -116,12 +132,14 @@ class Decoder(ABC):
         pending.consumed += count
         self.report.forwards += first_of_forward
         self.report.refreshes += first_of_forward and pending.window.refresh
-        rows = pending.window.rows
-        self.report.rows += count * len(rows)
-        self.report.candidate_rows += count * len(rows) * pending.are_outcomes
         canvas_end = pending.sequences.shape[1] - len(self.params.suffix_token_ids)
-        canvas_start = canvas_end - self.params.canvas_length
-        self.report.canvas_positions += count * (min(rows.stop, canvas_end) - max(rows.start, canvas_start))
+        for window in self.windows(pending.window):
+            rows = window.rows
+            self.report.rows += count * len(rows)
+            self.report.candidate_rows += count * len(rows) * pending.are_outcomes
+            canvas_start = canvas_end - self.params.canvas_length
+            self.report.canvas_positions += count * (min(rows.stop, canvas_end) - max(rows.start, canvas_start))
+            canvas_end += self.guide.offset if self.guide else 0  # of the guide, which is next
         return pending, first
 
 
@@ -164,7 +182,7 @@ class SingleDecoder(Decoder):
     """Decodes one canvas, by look-ahead over its candidate actions or by a sampler that needs none."""
 
     def __init__(self, canvas: CanvasState) -> None:
-        super().__init__(canvas.params)
+        super().__init__(canvas)
         self.canvas = canvas
         self._lookahead: Lookahead | None = None  # None: `pending` is the state itself
         self._await_state()

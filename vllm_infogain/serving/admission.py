@@ -103,6 +103,8 @@ def check_request(
         check_options(lora_request, is_resumable, priority)
         _check_sampling_fields(params)
         decoding = decoding_params("", params, vllm_config)
+        if decoding.is_guided:
+            raise ParameterError("guidance_scale", decoding.guidance_scale, "only the library has it; leave it out")
         canvas = requested_canvas or params.max_tokens or 0
         _check_lengths(prompt, canvas, decoding, vllm_config)
         config = vllm_config.model_config
