@@ -5,7 +5,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from vllm_infogain.embedded.scenes import COLOURS, GROUND, SHAPES, detect, draw, requirements, stencil
+from vllm_infogain.embedded.pictures.scenes import COLOURS, GROUND, SHAPES, detect, draw, requirements, stencil
 from vllm_infogain.images.geneval import CATEGORIES, Found, faults, relations
 
 

@@ -71,7 +71,8 @@ class Magvit(nn.Module):
         """Write what `from_checkpoint` reads, in fp16."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps({"magvit": asdict(self.config)}, indent=2) + "\n")
-        save_file({name: weight.half() for name, weight in self.state_dict().items()}, folder / "model.safetensors")
+        weights = {name: weight.half().contiguous() for name, weight in self.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Codes of pictures.
