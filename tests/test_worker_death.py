@@ -56,9 +56,9 @@ async def kill_under_load(server: Server, victim: psutil.Process) -> None:
         def is_busy() -> bool:
             failed = [task.result() for task in sent if task.done()]
             assert not failed, f"before anything was killed: {failed}"
-            return metrics(server.url)["vllm:num_requests_running"] >= 2
+            return metrics(server.url)["vllm:num_requests_running"] > 0
 
-        await asyncio.to_thread(wait_until, is_busy, lambda: "no two requests ever run")
+        await asyncio.to_thread(wait_until, is_busy, lambda: "no request ever runs")
         victim.kill()
 
 
