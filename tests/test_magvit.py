@@ -87,6 +87,14 @@ def test_tables_of_the_quantiser_in_a_checkpoint_are_left_out(tokenizer):
     Magvit(SMALL).load_state_dict(without_buffers(tokenizer.state_dict() | tables))  # strict: every name is used
 
 
+def test_a_pickled_checkpoint_is_read_too(tokenizer, tmp_path):
+    tokenizer.save_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(tokenizer.state_dict(), tmp_path / "pytorch_model.bin")
+    again = Magvit.from_checkpoint(tmp_path).state_dict()
+    assert all(torch.equal(again[name], weight) for name, weight in tokenizer.state_dict().items())
+
+
 @torch.no_grad()
 def test_a_checkpoint_of_another_shape_is_read_as_it_was_written(tokenizer, tmp_path):
     tokenizer.save_checkpoint(tmp_path)

@@ -21,6 +21,7 @@ from vllm_infogain.engine.batch import Batch
 from vllm_infogain.engine.config_check import check_attention_backends
 from vllm_infogain.engine.graphs import PiecewiseGraphs, forward
 from vllm_infogain.engine.pages import KVPages
+from vllm_infogain.engine.pictures import Pictures, load_pictures
 from vllm_infogain.engine.stats import StepStatsRecorder, timed
 from vllm_infogain.engine.weights import load_model
 from vllm_infogain.request.from_vllm import logit_columns, settings_of
@@ -29,12 +30,17 @@ from vllm_infogain.sampling.rehearsal import rehearse
 
 
 class ModelHost:
-    """Owner of the model and of the KV tensors. Knows no requests."""
+    """Owner of the model, of the tokenizer of its pictures and of the KV tensors. Knows no requests.
+
+    Args:
+        has_pictures: whether this worker is the one that decodes pictures.
+    """
 
     is_pooling_model = False
 
-    def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, *, has_pictures: bool = True) -> None:
         self.vllm_config = vllm_config
+        self.has_pictures = has_pictures
         self.device = device
         self.settings, self.defaults = settings_of(vllm_config)
         self.mask_id: int = vllm_config.model_config.hf_config.mask_token_id
@@ -44,6 +50,7 @@ class ModelHost:
         self.logit_rows = max(1, (mib << 18) // logit_columns(vllm_config))  # that exist at once, fp32
         self.stats_recorder = StepStatsRecorder()
         self.model: Any  # vLLM's model interface over nn.Module
+        self.pictures: Pictures | None = None
         self.kv_caches: list[torch.Tensor] = []
         self.model_memory_usage = 0
         self.lora_config = None
@@ -80,6 +87,7 @@ class ModelHost:
 
     def load_model(self, load_dummy_weights: bool = False) -> None:
         self.model = load_model(self.vllm_config)
+        self.pictures = load_pictures(self.vllm_config, self.device) if self.has_pictures else None
         self.model_memory_usage = sum(p.numel() * p.element_size() for p in self.model.parameters())
 
     def get_model(self) -> nn.Module:
@@ -141,7 +149,9 @@ class ModelHost:
         most = self.vllm_config.model_config.max_logprobs
         num_candidates = self.defaults.get("num_candidates", DecodingParams.num_candidates)
         rehearse(logits, self.mask_id, self.vocab, num_candidates, self.vocab if most == -1 else most)
-        del klass
+        del klass, logits, hidden
+        if self.pictures is not None:
+            self.pictures.rehearse()
 
     def warming_up_model(self) -> None:
         self.profile_run()

@@ -39,8 +39,8 @@ class Running:
 class InfoGainRunner(ModelHost):
     """Owner of every running request's `Decoder`."""
 
-    def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
-        super().__init__(vllm_config, device)
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, *, has_pictures: bool = True) -> None:
+        super().__init__(vllm_config, device, has_pictures=has_pictures)
         self.log_frequencies = background_log_frequencies(vllm_config)
         self.requests: dict[str, Running] = {}
 

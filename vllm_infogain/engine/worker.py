@@ -1,6 +1,7 @@
 """The platform's vLLM worker with our runner in place of its own."""
 
 import os
+from typing import Any
 
 import torch
 
@@ -8,10 +9,36 @@ from vllm_infogain.compat import current_platform
 from vllm_infogain.engine.config_check import check_engine
 from vllm_infogain.engine.runner import InfoGainRunner
 
+
+class DecodesPictures:
+    """What a server or an `LLM` may ask of the workers by `collective_rpc`; the first worker alone answers.
+
+    vLLM has it done between two engine steps. An answer is None on every other worker, and where there is no tokenizer
+    of pictures.
+    """
+
+    model_runner: Any  # an InfoGainRunner; vLLM's workers declare others
+
+    def picture_side(self) -> int | None:
+        """Pixels along a side."""
+        pictures = self.model_runner.pictures
+        return None if pictures is None else pictures.side
+
+    def decode_images(self, codes: list[list[int]]) -> bytes | None:
+        """Pixels of pictures, see `Pictures.decode`."""
+        pictures = self.model_runner.pictures
+        return None if pictures is None else pictures.decode(codes)
+
+    def encode_images(self, picture: bytes) -> list[int] | None:
+        """Codes of a picture, see `Pictures.encode`."""
+        pictures = self.model_runner.pictures
+        return None if pictures is None else pictures.encode(picture)
+
+
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker
 
-    class InfoGainWorker(CPUWorker):
+    class InfoGainWorker(DecodesPictures, CPUWorker):
         """Two CPU cores or two hundred: everything but the runner is vLLM's."""
 
         def init_device(self) -> None:
@@ -31,7 +58,7 @@ else:
     from vllm.v1.worker.gpu_worker import Worker
     from vllm.v1.worker.worker_base import CompilationTimes
 
-    class InfoGainWorker(Worker):  # type: ignore[no-redef]
+    class InfoGainWorker(DecodesPictures, Worker):  # type: ignore[no-redef]
         """CUDA. Written against vLLM's worker and never run: no machine of ours has vLLM on a GPU."""
 
         def _make_model_runner(self) -> InfoGainRunner:  # type: ignore[override]
@@ -54,4 +81,4 @@ else:
 
 def _make_runner(worker) -> InfoGainRunner:
     check_engine(worker.vllm_config)
-    return InfoGainRunner(worker.vllm_config, worker.device)
+    return InfoGainRunner(worker.vllm_config, worker.device, has_pictures=worker.is_driver_worker)

@@ -54,7 +54,8 @@ class Magvit(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, folder: Path) -> "Magvit":
-        """The tokenizer in a folder: `model.safetensors`, and a `config.json` that says its shape under "magvit".
+        """The tokenizer in a folder: `model.safetensors` or `pytorch_model.bin`, and a `config.json` that says its
+        shape under "magvit".
 
         The released `config.json` says nothing of a shape; without one, it is the released shape.
         """
@@ -64,7 +65,9 @@ class Magvit(nn.Module):
             name: tuple(value) if isinstance(value, list) else value for name, value in shape.items()
         }
         model = cls(MagvitConfig(**fields))
-        model.load_state_dict(without_buffers(load_file(folder / "model.safetensors")))
+        pickled, safe = folder / "pytorch_model.bin", folder / "model.safetensors"
+        weights = load_file(safe) if safe.exists() else torch.load(pickled, weights_only=True)
+        model.load_state_dict(without_buffers(weights))
         return model.eval()
 
     def save_checkpoint(self, folder: Path) -> None:

@@ -13,7 +13,7 @@ from vllm_infogain.request.params import parse_knobs
 
 def path(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ParameterError(name, value, "give the path of a file")
+        raise ParameterError(name, value, "give a path")
     return value
 
 
@@ -38,6 +38,8 @@ class Settings:
     klass_mib: int = knob(1024, integer(1))
     request_timeout: float = knob(0.0, number(0))  # seconds from arrival after which a request is ended; 0: never
     background_frequencies: str | None = knob(None, path)  # a file, for the sampler `pc`
+    # The tokenizer of pictures: a folder, or its name on the hub. None: the model's own, where its folder has one.
+    image_tokenizer: str | None = knob(None, path)
 
 
 SETTINGS: dict[str, Callable[[str, Any], Any]] = {one.name: one.metadata["parse"] for one in fields(Settings)}
