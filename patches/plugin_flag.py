@@ -51,13 +51,16 @@ def _then_preset(parser: argparse.ArgumentParser, parse_known_args):
 def _preset(parser: argparse.ArgumentParser, namespace: argparse.Namespace, args: Sequence[str]) -> None:
     from vllm_infogain.compat import EngineArgs
     from vllm_infogain.engine.arguments import check_arguments
-    from vllm_infogain.presets import embedded_args, engine_args, join
+    from vllm_infogain.presets import engine_args, join, model_args
     from vllm_infogain.request.fields import ParameterError
 
-    presets = engine_args()
-    if getattr(namespace, "model_tag", None) is None and not _is_given(parser, "model", args):
-        presets |= embedded_args()
     given = {action.dest for action in parser._actions if _is_given(parser, action.dest, args)}
+    named = getattr(namespace, "model_tag", None) or (namespace.model if "model" in given else None)
+    presets, of_model = engine_args(), model_args(named)
+    if of_model["model"] != named:  # one that ships; vLLM lets a positional argument win
+        presets |= of_model
+        given.discard("model")
+        namespace.model_tag = None
     for name, value in presets.items():
         if isinstance(value, dict):
             setattr(namespace, name, join(value, getattr(namespace, name, None), given))

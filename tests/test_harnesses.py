@@ -14,7 +14,7 @@ from waiting import PATIENCE
 
 import vllm_infogain
 from vllm_infogain.embedded import SERVED_NAME, model_path
-from vllm_infogain.presets import embedded_args
+from vllm_infogain.presets import model_args
 
 pytestmark = pytest.mark.engine
 
@@ -68,10 +68,10 @@ def test_lm_evals_completions_back_end_sends_templated_chats(url: str, tmp_path)
 
 
 def test_lm_evals_vllm_back_end_completes_a_task_and_the_same_as_templated_chats(tmp_path):
-    engine = vllm_infogain.engine_args() | embedded_args()
+    engine = vllm_infogain.engine_args() | model_args(None)
     del engine["model"], engine["served_model_name"]
-    model_args = {"pretrained": str(model_path()), "batch_size": "auto"} | engine
-    words = [sys.executable, str(Path(__file__).parent / "evaluate_twice.py"), json.dumps(model_args)]
+    arguments = {"pretrained": str(model_path()), "batch_size": "auto"} | engine
+    words = [sys.executable, str(Path(__file__).parent / "evaluate_twice.py"), json.dumps(arguments)]
     printed = run(f"cd {TASKS}; {shlex.join(words)}", tmp_path)
     plain, templated = json.loads(printed.splitlines()[-1])
     assert plain == templated

@@ -15,8 +15,9 @@ MAY_IMPORT_VLLM = (
     "compat.py",
     "engine/ray_on_cpu.py",  # a platform of vLLM, which it imports by itself
     "engine/worker.py",
-    "embedded/evaluation.py",  # a user of vLLM's public API, like the demo
-    "images/offline.py",  # another
+    "embedded/evaluation.py",  # users of vLLM's public API, like the demo
+    "images/offline.py",
+    "embedded/pictures/evaluation.py",
     "model_executors/",
     "patches/",
     "plugin.py",

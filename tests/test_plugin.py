@@ -33,7 +33,7 @@ from vllm_infogain.compat import (
     InputProcessor,
     StatLoggerManager,
 )
-from vllm_infogain.embedded import SERVED_NAME, model_path
+from vllm_infogain.embedded import SERVED_NAME, model_path, pictures
 from vllm_infogain.embedded.tokenizer import BOS, EOS, VOCAB, save_tokenizer
 
 ROOT = Path(vllm_infogain.__file__).parents[1]
@@ -128,7 +128,7 @@ def test_the_flag_makes_the_engine_ours_and_leaves_the_model_alone():
 def test_the_flag_without_a_model_serves_the_embedded_one():
     namespace = parse_serve("--plugin", "infogain")
     changed = changes(namespace, parse_serve())
-    assert changed == presets.engine_args() | presets.embedded_args() | {"plugin": "infogain"}
+    assert changed == presets.engine_args() | presets.model_args(None) | {"plugin": "infogain"}
     assert namespace.served_model_name == [SERVED_NAME] == ["infogain-tiny"]
     assert namespace.model == str(model_path())
 
@@ -168,8 +168,24 @@ def test_a_named_model_gets_none_of_the_embedded_models_settings_wherever_it_sta
     namespace = parse()
     assert "some/model" in (namespace.model_tag, namespace.model)
     plain = parse_serve()
-    settings = presets.embedded_args().keys() - {"model"}
+    settings = presets.model_args(None).keys() - {"model"}
     assert {name: getattr(namespace, name) for name in settings} == {name: getattr(plain, name) for name in settings}
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [
+        partial(parse_serve, "infogain-tiny-image", "--plugin", "infogain"),
+        partial(parse_serve, "--plugin", "infogain", "--model", "infogain-tiny-image"),
+    ],
+    ids=["serve M P", "serve P --model M"],
+)
+def test_a_model_that_ships_is_found_by_its_name(parse):
+    namespace = parse()
+    assert Path(namespace.model) == pictures.model_path()
+    assert namespace.model_tag is None
+    assert namespace.served_model_name == ["infogain-tiny-image"]
+    assert namespace.dtype == "float32"
 
 
 # Groups of settings: what the user gives of them wins, the rest stays ours.

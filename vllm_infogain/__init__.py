@@ -32,18 +32,18 @@ def engine_args(**overrides: Any) -> dict[str, Any]:
 
 
 def load_llm(model: str | None = None, **overrides: Any):
-    """A `vllm.LLM` for a masked diffusion model; without `model`, the one that ships in the package.
+    """A `vllm.LLM` for a masked diffusion model; without `model`, infogain-tiny, which ships in the package.
 
     Args:
-        model: checkpoint directory or hub name.
+        model: checkpoint directory or hub name, or the name of a model that ships: "infogain-tiny",
+            "infogain-tiny-image".
         overrides: as of `engine_args`.
     """
     from vllm import LLM
 
     from vllm_infogain import presets
 
-    named = {"model": model} if model else presets.embedded_args()
-    return LLM(**presets.engine_args(**(named | overrides)))
+    return LLM(**presets.engine_args(**(presets.model_args(model) | overrides)))
 
 
 def report(output: Any) -> dict[str, Any]:

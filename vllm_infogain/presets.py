@@ -1,5 +1,6 @@
-"""Engine arguments that make a vLLM engine ours, and serve the model that ships in the package."""
+"""Engine arguments that make a vLLM engine ours, and those of the models that ship in the package."""
 
+import os
 from collections.abc import Collection
 from copy import copy
 from typing import Any
@@ -70,15 +71,21 @@ def _without(ours: dict[str, Any], given: set[str]) -> dict[str, Any]:
     return {name: value for name, value in ours.items() if name not in ruled_out | given}
 
 
-def embedded_args() -> dict[str, Any]:
-    """Further arguments for the model that ships in the package."""
-    from vllm_infogain.embedded import SERVED_NAME, model_path
+def model_args(name: str | None) -> dict[str, Any]:
+    """Engine arguments of a model by its name; without one, and for the names of the models that ship in the package,
+    of a model that ships."""
+    from vllm_infogain import embedded
+    from vllm_infogain.embedded import pictures
 
+    shipped = {package.SERVED_NAME: package.model_path() for package in (embedded, pictures)}
+    name = name or embedded.SERVED_NAME
+    if name not in shipped or os.path.exists(name):
+        return {"model": name}
     return {
-        "model": str(model_path()),
-        "served_model_name": [SERVED_NAME],
+        "model": str(shipped[name]),
+        "served_model_name": [name],
         "dtype": "float32",  # vLLM's "auto" would serve fp32 weights in bf16
-        "block_size": 32,  # the model's sequences are at most 64 long
+        "block_size": 32,  # the models' sequences are at most 64 and 96 long
         "kv_cache_memory_bytes": 256 << 20,
         "max_num_seqs": 64,
         "max_num_batched_tokens": 8192,

@@ -13,7 +13,7 @@ from ray.serve import Application
 from ray.serve.llm import LLMConfig, build_openai_app
 
 from vllm_infogain.compat import current_platform
-from vllm_infogain.presets import embedded_args
+from vllm_infogain.presets import model_args
 
 
 class Settings(BaseModel):
@@ -45,11 +45,9 @@ def llm_config(settings: Settings) -> LLMConfig:
             "target_ongoing_requests": settings.requests_per_replica,
         },
     }
-    engine, source, name = settings.engine, settings.model, settings.name or settings.model
-    if source is None:
-        embedded = embedded_args()
-        source, (served_name,) = embedded.pop("model"), embedded.pop("served_model_name")
-        engine, name = embedded | engine, name or served_name
+    named = model_args(settings.model)
+    source, (served_name,) = named.pop("model"), named.pop("served_model_name", [settings.model])
+    engine, name = named | settings.engine, settings.name or served_name
     hardware: dict[str, Any] = {}
     if current_platform.is_cpu():
         # The bundle holds the whole replica. Engines on one node would all be bound to its first cores.

@@ -42,7 +42,7 @@ def decode_file(asked: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     files = source.files_of(asked.input)
     file_format = asked.format or source.SUFFIXES[files[0].suffix]
-    engine_args = (presets.embedded_args() if asked.model is None else {"model": asked.model}) | asked.engine_args
+    engine_args = presets.model_args(asked.model) | asked.engine_args
     decided = {
         "input": source.digest(files), "id": asked.id, "format": file_format, "defaults": asked.defaults,
         "seed": asked.seed, "engine_args": engine_args,

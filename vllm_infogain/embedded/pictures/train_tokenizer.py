@@ -35,6 +35,12 @@ def scenes(split: str, count: int, seed: int) -> Iterator[tuple[dict, np.ndarray
         yield requirement, draw(requirement, rng)
 
 
+def drawings(wanted: list[dict], seed: int) -> np.ndarray:
+    """A true picture of each requirement: [n, side, side, 3], uint8."""
+    rng = Random(f"drawings {seed}")
+    return np.stack([draw(requirement, rng) for requirement in wanted])
+
+
 def to_network(pictures: list[np.ndarray]) -> Tensor:
     """uint8 [side, side, 3] each -> [n, 3, side, side], -1 to 1."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
