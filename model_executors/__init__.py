@@ -14,6 +14,7 @@ EXECUTORS = {
     "LLaDAMoEModelLM": "vllm_infogain.model_executors.llada_moe:LLaDAMoEModelLM",
     "LLaDAMoEModel": "vllm_infogain.model_executors.llada_moe:LLaDAMoEModelLM",
     "LLaDA2MoeModelLM": "vllm_infogain.model_executors.llada2_moe:LLaDA2MoeModelLM",
+    "MMadaModelLM": "vllm_infogain.model_executors.mmada:MMadaModelLM",
     "SDARForCausalLM": "vllm_infogain.model_executors.sdar:SDARForCausalLM",
     "SDARMoeForCausalLM": "vllm_infogain.model_executors.sdar_moe:SDARMoeForCausalLM",
 }
@@ -22,6 +23,7 @@ CONFIGS = {
     "Dream": ("vllm_infogain.model_executors.dream_config", "DreamConfig"),
     "llada": ("vllm_infogain.model_executors.llada_config", "LLaDAConfig"),
     "llada2_moe": ("vllm_infogain.model_executors.llada2_moe_config", "LLaDA2MoeConfig"),
+    "mmada": ("vllm_infogain.model_executors.mmada_config", "MMaDAConfig"),
     "sdar": ("vllm_infogain.model_executors.sdar_config", "SDARConfig"),
     "sdar_moe": ("vllm_infogain.model_executors.sdar_moe_config", "SDARMoeConfig"),
 }

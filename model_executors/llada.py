@@ -5,21 +5,28 @@ unless `weight_tying`. Attention looks both ways; the runner says so in the atte
 """
 
 from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig
-from vllm.distributed import get_tensor_model_parallel_world_size
+from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.rotary_embedding import get_rope
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    UnquantizedEmbeddingMethod,
+    VocabParallelEmbedding,
+)
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, maybe_prefix
-from vllm_infogain.model_executors.llada_config import LLaDAConfig
+from vllm_infogain.model_executors.llada_base_config import LLaDABaseConfig
 
 
 class LLaDABlock(nn.Module):
@@ -27,7 +34,7 @@ class LLaDABlock(nn.Module):
 
     def __init__(self, vllm_config: VllmConfig, prefix: str) -> None:
         super().__init__()
-        config: LLaDAConfig = vllm_config.model_config.hf_config
+        config: LLaDABaseConfig = vllm_config.model_config.hf_config
         quant_config = vllm_config.quant_config
         ranks = get_tensor_model_parallel_world_size()
         head_dim = config.d_model // config.n_heads
@@ -87,7 +94,7 @@ class LLaDABlock(nn.Module):
 class LLaDATransformer(nn.Module):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
-        config: LLaDAConfig = vllm_config.model_config.hf_config
+        config: LLaDABaseConfig = vllm_config.model_config.hf_config
         self.wte = VocabParallelEmbedding(
             config.embedding_size, config.d_model, quant_config=vllm_config.quant_config, prefix=f"{prefix}.wte"
         )
@@ -121,7 +128,7 @@ class LLaDAModelLM(nn.Module):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
-        config: LLaDAConfig = vllm_config.model_config.hf_config
+        config: LLaDABaseConfig = vllm_config.model_config.hf_config
         if config.block_type != "llama":
             raise ValueError(f"block_type={config.block_type!r}: only 'llama' (SwiGLU) checkpoints of LLaDA exist")
         self.config = config
@@ -130,6 +137,9 @@ class LLaDAModelLM(nn.Module):
             config.embedding_size, config.d_model, quant_config=vllm_config.quant_config,
             prefix=maybe_prefix(prefix, "lm_head"),
         )  # fmt: skip
+        has_pictures = getattr(config, "codebook_size", None) is not None
+        if has_pictures and not isinstance(self.lm_head.quant_method, UnquantizedEmbeddingMethod):
+            raise ValueError("a quantised head: the columns of pictures are read off one that is not")
         if config.weight_tying:
             self.lm_head = self.lm_head.tie_weights(self.transformer.wte)
         # Padding of the table included: it is part of the model's softmax. The sampler never writes it.
@@ -151,6 +161,20 @@ class LLaDAModelLM(nn.Module):
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Row i predicts position i: logits [rows, embedding_size]."""
         return self.logits_processor(self.lm_head, hidden_states)
+
+    def compute_logits_of(self, hidden_states: torch.Tensor, columns: tuple[int, int]) -> torch.Tensor:
+        """`compute_logits` of columns from the first number up to the second: [rows, columns], on every rank."""
+        (first, last), head = columns, self.lm_head
+        own = head.shard_indices
+        start, end = max(first, own.org_vocab_start_index), min(last, own.org_vocab_end_index)
+        logits = hidden_states.new_zeros(len(hidden_states), last - first)
+        if start < end:
+            weight: Any = head.weight
+            rows = weight[start - own.org_vocab_start_index : end - own.org_vocab_start_index]
+            part: Any = SimpleNamespace(weight=rows, cpu_linear=functional.linear)  # what vLLM reads of a layer
+            logits[:, start - first : end - first] = UnquantizedEmbeddingMethod().apply(part, hidden_states)
+        # Each column is one rank's; the others add 0 to it.
+        return logits if head.tp_size == 1 else tensor_model_parallel_all_reduce(logits)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from plain_dream import PlainDream
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from vllm_infogain.embedded.tokenizer import EOS, MASK, VOCAB, save_tokenizer
+from vllm_infogain.embedded.tokenizer import BOS, EOS, MASK, VOCAB, save_tokenizer
+from vllm_infogain.images.magvit import Magvit, MagvitConfig
 from vllm_infogain.library import block_causal
 from vllm_infogain.reference.llada import LLaDA, LLaDAShape
 
@@ -31,6 +33,44 @@ def write_llada(path: Path, *, sharpness: float = 3.0, seed: int = 0, **shape) -
                 parameter.mul_(sharpness if "ff_out" in name else 8.0)
     model.save_checkpoint(path)
     save_tokenizer(path)
+    return model
+
+
+def write_mmada(path: Path, *, sharpness: float = 3.0, seed: int = 0, **shape) -> LLaDA:
+    """A random MMaDA of pictures of 4 x 4 codes of 4 bits, which stand behind the text's tokens as the released ones
+    do. The tokens around a picture are, as there, tokens that no text has a use for.
+
+    Args:
+        shape: over LLaDA's tiny one.
+
+    Returns:
+        The plain model, whose `config` is the one written.
+    """
+    codes, table = {"codebook_size": 16, "image_codes_per_side": 4}, {"new_vocab_size": 128}
+    tokens = {
+        "image_token_offset": len(VOCAB), "bos_token_id": VOCAB[BOS], "eos_token_id": VOCAB[EOS],
+        "soi_token_id": VOCAB["~"], "eoi_token_id": VOCAB["}"], "t2i_token_id": VOCAB["{"], "mmu_token_id": VOCAB["|"],
+    }  # fmt: skip
+    size = len(VOCAB) + codes["codebook_size"]
+    written = {"vocab_size": size, "embedding_size": table["new_vocab_size"]} | shape
+    model = write_llada(path, sharpness=sharpness, seed=seed, **written)
+    released = {"architectures": ["MMadaModelLM"], "model_type": "mmada"} | codes | tokens | table
+    config = json.loads((path / "config.json").read_text()) | released
+    (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    model.config = SimpleNamespace(**config)
+    return model
+
+
+def write_magvit(path: Path, *, seed: int = 0) -> Magvit:
+    """A random tokenizer of pictures with as many bits to a code as `write_mmada` has codes; 4 pixels to a code."""
+    torch.manual_seed(seed)
+    model = Magvit(
+        MagvitConfig(
+            channels=8, encoder_multipliers=(1, 2, 2), encoder_blocks=(1, 1, 1), decoder_multipliers=(1, 1, 2),
+            decoder_blocks=(1, 1, 1), bits=4, norm_groups=4,
+        )
+    ).eval()  # fmt: skip
+    model.save_checkpoint(path)
     return model
 
 

@@ -71,7 +71,7 @@ class Engine:
     def oracle(self, job: Job) -> oracle.OracleResult:
         from vllm_infogain.compat import get_structured_output_key
         from vllm_infogain.grammar.backend import automaton_of, model_tokens, pattern_of
-        from vllm_infogain.request.from_vllm import decoding_params
+        from vllm_infogain.request.from_vllm import decoding_params, text_vocabulary
 
         sampling_params = job.sampling_params(return_trajectory=True)
         tokenizer = self.llm.get_tokenizer()
@@ -83,7 +83,7 @@ class Engine:
             constraint = get_structured_output_key(sampling_params.structured_outputs)
             automaton = automaton_of(pattern_of(*constraint), model_tokens(config))
         params = decoding_params("", sampling_params, config)
-        vocab = config.model_config.get_vocab_size()
+        vocab = text_vocabulary(config)
         return oracle.decode(self.model, self.prompt_ids(job), params, MASK_ID, automaton=automaton, vocab=vocab)
 
     @property

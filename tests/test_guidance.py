@@ -99,9 +99,9 @@ def test_what_guides_nothing_or_cannot_be_read_is_refused_by_name(checkpoint, ll
 
 
 def test_a_negative_prompt_without_a_tokenizer_or_tokens_is_refused(llada):
-    with pytest.raises(ParameterError, match="negative_prompt='a': .*no tokenizer"):
+    with pytest.raises(ParameterError, match=r"negative_prompt='a': .*no tokenizer"):
         InfoGainSampler(llada).sample([5], 5, guidance_scale=1, negative_prompt="a")
-    with pytest.raises(ParameterError, match="negative_prompt='': .*no tokens"):
+    with pytest.raises(ParameterError, match=r"negative_prompt='': .*no tokens"):
         with_negative_prompt({"negative_prompt": ""}, {"guidance_scale": 1}, lambda text: [])
 
 

@@ -35,7 +35,7 @@ ROOMS = {
     "reference": {"request", "grammar", "sampling"},
     "library": {"request", "sampling"},
     "model_executors": set(),
-    "images": set(),
+    "images": {"request"},
     "engine": {"compat", "request", "grammar", "sampling", "model_executors", "images"},
     "serving": {"compat", "request", "grammar", "sampling", "images", "embedded"},  # the page judges its puzzles
     "embedded": {"images", "reference", "vllm_infogain"},

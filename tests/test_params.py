@@ -65,7 +65,7 @@ def test_numbers_of_http_are_accepted():
 BAD = [
     ("prune", "yes"),
     ("cache", "all"),
-    ("cache_refresh", -1),
+    ("cache_refresh", -1), ("image", "yes"),
     ("sampler", "greedy"), ("sampler", 3), ("num_candidates", 0), ("num_candidates", 65), ("num_candidates", 2.5),
     ("num_candidates", "8"), ("num_candidates", True), ("position_temperature", -0.1),
     ("position_temperature", float("nan")), ("position_temperature", float("inf")), ("position_temperature", "warm"),

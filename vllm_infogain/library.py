@@ -21,7 +21,9 @@ import torch
 from vllm_infogain.request.canvas import check_infill
 from vllm_infogain.request.fields import LARGEST_INTEGER, ParameterError, integer, without_none
 from vllm_infogain.request.guidance import check_guide, with_negative_prompt
+from vllm_infogain.request.image_tokens import ImageTokens
 from vllm_infogain.request.params import DecodingParams, parse_params
+from vllm_infogain.request.picture import check_picture
 from vllm_infogain.sampling import Decoder, make_decoder
 from vllm_infogain.sampling.decoder import Pending, Report
 from vllm_infogain.sampling.guidance import combine
@@ -74,6 +76,7 @@ class InfoGainSampler:
             Columns at or past its config's `vocab_size` are padding.
         tokenizer: for texts and the ids below; optional if both are given.
         mask_token_id, eos_token_id: default to the model config's, then to the tokenizer's.
+        image_tokens: how the model writes pictures; defaults to what its config says.
         adapter: how the model is called: `same_position`, `shifted`, `block_causal(size)` or your own.
         max_sequences: sequences per forward; more are run in turns.
     """
@@ -85,6 +88,7 @@ class InfoGainSampler:
         *,
         mask_token_id: int | None = None,
         eos_token_id: int | Sequence[int] | None = None,
+        image_tokens: ImageTokens | None = None,
         adapter: Adapter = same_position,
         max_sequences: int = 64,
     ) -> None:
@@ -96,6 +100,9 @@ class InfoGainSampler:
         eos = _first_given("eos_token_id", eos_token_id, *of_model, tokenizer)
         self.eos_ids = () if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,)
         self.vocabulary = _first_given("vocab_size", None, *of_model) or LARGEST_INTEGER  # token ids lie below it
+        self.image_tokens = image_tokens or ImageTokens.of(of_model[0])
+        if self.image_tokens is not None:
+            self.vocabulary = self.image_tokens.columns[1]  # released configs name the text's
         mask_id = _first_given("mask_token_id", mask_token_id, *of_model, tokenizer)
         if mask_id is None:
             raise ParameterError("mask_token_id", None, "neither config nor tokenizer names it; give the model's")
@@ -146,7 +153,7 @@ class InfoGainSampler:
             ParameterError (a ValueError): naming the parameter, its value and the remedy.
         """
         if self.tokenizer is not None:
-            knobs = with_negative_prompt(knobs, {}, self.tokenizer.encode) or knobs
+            knobs = with_negative_prompt(knobs, {}, self.tokenizer.encode, self.image_tokens) or knobs
         params = parse_params(
             {"return_trajectory": True, **without_none(knobs)},
             defaults={},
@@ -158,7 +165,9 @@ class InfoGainSampler:
             stop_ids=() if ignore_eos else self.eos_ids,
             eos_ids=self.eos_ids,
             absolute_blocks=absolute_blocks,
+            image_tokens=self.image_tokens,
         )
+        check_picture(params, self.image_tokens, self.mask_id, canvas=max_new_tokens)
         if params.cache != "none":
             raise ParameterError("cache", params.cache, "only the engine keeps keys and values; leave it out")
         check_infill(params, (), self.mask_id, self.vocabulary)
@@ -226,7 +235,9 @@ class InfoGainSampler:
             theirs = [guide.sequences(ids) for guide, ids in zip(guides, sequences, strict=True)]
             moved = [guide.offset + positions for guide, positions in zip(guides, masked, strict=True)]
             rows = combine(rows, self._rows(theirs, moved), guides[0].scale)
-        outputs = read(rows, batch_metadata, self.mask_id, min(self.vocabulary, rows.shape[1]))
+        first, last = batch_metadata[0].params.columns or (0, None)
+        vocabulary = self.vocabulary if self.image_tokens is None else self.image_tokens.image_token_offset
+        outputs = read(rows[:, first:last], batch_metadata, self.mask_id, min(vocabulary, rows.shape[1]))
         for (decoder, _, count), output in zip(parts, outputs, strict=True):
             decoder.consume(count, output)
 

@@ -24,7 +24,7 @@ from vllm_infogain.engine.pages import KVPages
 from vllm_infogain.engine.pictures import Pictures, load_pictures
 from vllm_infogain.engine.stats import StepStatsRecorder, timed
 from vllm_infogain.engine.weights import load_model
-from vllm_infogain.request.from_vllm import logit_columns, settings_of
+from vllm_infogain.request.from_vllm import logit_columns, settings_of, text_vocabulary
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.rehearsal import rehearse
 
@@ -44,10 +44,11 @@ class ModelHost:
         self.device = device
         self.settings, self.defaults = settings_of(vllm_config)
         self.mask_id: int = vllm_config.model_config.hf_config.mask_token_id
-        self.vocab: int = vllm_config.model_config.get_vocab_size()
+        self.vocab = text_vocabulary(vllm_config)
         # More than 32 MiB at once, and the C library gives the pages back and faults them in again at every step.
         mib = self.settings.logits_mib or (32 if device.type == "cpu" else 1024)
-        self.logit_rows = max(1, (mib << 18) // logit_columns(vllm_config))  # that exist at once, fp32
+        self.most_logits = mib << 18  # that exist at once, fp32
+        self.logit_rows = self.most_rows(None)  # whole ones
         self.stats_recorder = StepStatsRecorder()
         self.model: Any  # vLLM's model interface over nn.Module
         self.pictures: Pictures | None = None
@@ -78,10 +79,17 @@ class ModelHost:
         )
         return self.graphs.run(batch.input_ids, batch.positions, batch.slot_mapping, metadata)
 
+    def most_rows(self, columns: tuple[int, int] | None) -> int:
+        """Rows of logits that may exist at once, of some columns or (None) of all."""
+        first, last = columns or (0, logit_columns(self.vllm_config))
+        return max(1, self.most_logits // (last - first))
+
     @timed("forward")
-    def _logits(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """[rows, columns] fp32 of the given rows only."""
-        return self.model.compute_logits(hidden[rows]).float()
+    def _logits(self, hidden: torch.Tensor, rows: torch.Tensor, columns: tuple[int, int] | None = None) -> torch.Tensor:
+        """[rows, columns] fp32 of the given rows, and of the columns from the first up to the second; None: of all."""
+        if columns is None:
+            return self.model.compute_logits(hidden[rows]).float()
+        return self.model.compute_logits_of(hidden[rows], columns).float()
 
     # Start-up.
 

@@ -6,6 +6,7 @@ parallelism every rank gathers the logits and decides alike, from the same per-r
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -97,15 +98,20 @@ class InfoGainRunner(ModelHost):
         for turn in self._turns(asked):
             batch_metadata = [decoder.metadata(count) for decoder, count, _ in turn]
             rows = sum(metadata.canvas_offsets.size for metadata in batch_metadata)
-            outputs = self._read(self._logits(hidden, batch.logit_rows[first : first + rows]), batch_metadata)
+            columns = batch_metadata[0].params.columns
+            logits = self._logits(hidden, batch.logit_rows[first : first + rows], columns)
+            outputs = self._read(logits, batch_metadata)
             first += rows
             self._decide(turn, outputs)
 
     @timed("prepare")
     def _prepare(self, groups: dict[str, GroupPlan]) -> tuple[Batch, list[tuple[Decoder, int]]]:
-        """The forward's input, and how many sequences of whose pending ones it evaluates."""
+        """The forward's input, and how many sequences of whose pending ones it evaluates.
+
+        Those come together that read the same columns of logits.
+        """
         sequences, asked = [], []
-        for request_id, plan in groups.items():
+        for request_id, plan in sorted(groups.items(), key=lambda group: self._columns(group[0]) or (0, 0)):
             running = self.requests[request_id]
             pending = running.decoder.pending
             if plan.recompute_from is not None:
@@ -119,6 +125,9 @@ class InfoGainRunner(ModelHost):
             sequences.append(self._group(pending, plan, running.decoder.params))
         return build_batch(sequences, self.page_size, self.device), asked
 
+    def _columns(self, request_id: str) -> tuple[int, int] | None:
+        return self.requests[request_id].decoder.params.columns
+
     def _group(self, pending: Pending, plan: GroupPlan, params: DecodingParams) -> SequenceGroup:
         part = pending.part(plan.sequences)
         masked, window = pending.masked[part], pending.window
@@ -131,21 +140,23 @@ class InfoGainRunner(ModelHost):
         )
 
     def _turns(self, asked: list[tuple[Decoder, int]]) -> Iterator[list[tuple[Decoder, int, bool]]]:
-        """Cut the groups into turns whose logits fit at once: decoder, sequences, whether they are its first."""
-        turn: list[tuple[Decoder, int, bool]] = []
-        room = self.logit_rows
-        for decoder, count in asked:
-            assert decoder.pending is not None
-            masked, done = max(1, decoder.pending.masked.shape[1]), 0
-            while done < count:
-                if room < masked and turn:
-                    yield turn
-                    turn, room = [], self.logit_rows
-                part = min(count - done, max(1, room // masked))
-                turn.append((decoder, part, done == 0))
-                done, room = done + part, room - part * masked
-        if turn:
-            yield turn
+        """Cut the groups into turns whose logits fit at once, and are of the same columns: decoder, sequences, whether
+        they are its first."""
+        for columns, alike in groupby(asked, lambda one: one[0].params.columns):
+            turn: list[tuple[Decoder, int, bool]] = []
+            most = room = self.most_rows(columns)
+            for decoder, count in alike:
+                assert decoder.pending is not None
+                masked, done = max(1, decoder.pending.masked.shape[1]), 0
+                while done < count:
+                    if room < masked and turn:
+                        yield turn
+                        turn, room = [], most
+                    part = min(count - done, max(1, room // masked))
+                    turn.append((decoder, part, done == 0))
+                    done, room = done + part, room - part * masked
+            if turn:
+                yield turn
 
     @timed("read")
     def _read(self, logits: torch.Tensor, batch_metadata: list[SamplingMetadata]) -> list[SamplerOutput]:

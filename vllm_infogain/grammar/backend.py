@@ -27,6 +27,7 @@ from vllm_infogain.grammar.json_schema import schema_pattern
 from vllm_infogain.grammar.regex import over_bytes, whole
 from vllm_infogain.grammar.token_dfa import Spelling, over_tokens
 from vllm_infogain.grammar.vocabulary import text_tokens
+from vllm_infogain.request.from_vllm import text_vocabulary
 
 MAX_MOVES = 1 << 20  # of an automaton over tokens; some 50 bytes each, with what is derived from it
 MAX_CACHED = 4 << 20  # moves of all automata that are kept for the next request with the same constraint
@@ -51,7 +52,9 @@ def model_tokens(vllm_config: VllmConfig) -> ModelTokens:
         config.try_get_generation_config().get("eos_token_id"),
     ):
         end_ids.update([eos] if isinstance(eos, int) else eos or ())
-    return _model_tokens(tokenizer, config.get_vocab_size(), config.hf_config.mask_token_id, tuple(sorted(end_ids)))
+    return _model_tokens(
+        tokenizer, text_vocabulary(vllm_config), config.hf_config.mask_token_id, tuple(sorted(end_ids))
+    )
 
 
 @lru_cache(maxsize=8)

@@ -1,1 +1,1 @@
-"""Pictures as codes: pure functions and modules of torch. Any room may import it; it imports none."""
+"""Pictures as codes: pure functions and modules of torch. They import the records of requests, and no vLLM."""

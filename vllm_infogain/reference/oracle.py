@@ -93,7 +93,7 @@ def decode(
     vocab: int | None = None,
 ) -> OracleResult:
     """Fill the canvas after the prompt. With `params.cache` the model must be a `KeepingModel`; columns of its logits
-    from `vocab` on are padding."""
+    from `vocab` on are never written."""
     if params.sampler == "best_of_n":
         greedy = replace(params, sampler="entropy", position_temperature=params.tau_position)
         generations = [
@@ -135,12 +135,17 @@ class _Oracle:
     log_frequencies: np.ndarray | None
     automaton: TokenAutomaton | None
     initial: list[int]  # the canvas decoding started from
-    vocab: int | None  # token ids lie below it; None: every column has one
+    vocab: int | None  # tokens of a text lie below it; None: every column has one
 
     @property
     def end(self) -> int:
         """Of the canvas."""
         return self.start + self.params.canvas_length
+
+    @property
+    def first_token(self) -> int:
+        """Of the columns that are read."""
+        return self.params.columns[0] if self.params.columns else 0
 
     def block_of(self, state: list[int]) -> tuple[int, int]:
         """First and last + 1 position of the block with the first mask."""
@@ -201,7 +206,7 @@ class _Oracle:
                 entropies=[entropy[position] for position, _ in action],
                 objective=objective if len(actions) > 1 else [],
                 chosen=chosen,
-                logprobs=[float(log_probability[position][token]) for position, token in action],
+                logprobs=[float(log_probability[position][token - self.first_token]) for position, token in action],
                 bypassed=params.looks_ahead
                 and len(actions) == 1
                 and all(self.is_sure(log_probability[position]) for position, _ in action),
@@ -276,7 +281,12 @@ class _Oracle:
         return sum(values) / (len(values) if self.params.state_uncertainty == "mean" else 1)
 
     def rows(self, branch: Branch, state: list[int], positions: list[int]) -> torch.Tensor:
-        """The logits [places, columns] fp32 of the branch's state, or of an outcome of it: the model's, or guided."""
+        """The logits [places, columns] fp32 of the branch's state, or of an outcome of it: the model's, or guided; of a
+        picture only the columns of its codes."""
+        first, last = self.params.columns or (0, None)
+        return self.whole_rows(branch, state, positions)[:, first:last]
+
+    def whole_rows(self, branch: Branch, state: list[int], positions: list[int]) -> torch.Tensor:
         block = self.block_of(branch.state)
         own = self.rows_of(state, positions, block, branch.cached)
         scale, moved = self.params.guidance_scale, self.guide_start - self.start
@@ -319,15 +329,16 @@ class _Oracle:
         if not (is_infilling or self.automaton or constraints != Constraints()):
             return logits
         for row, position in zip(logits, positions, strict=True):
-            for token in range(len(row)):
-                if not self.is_allowed(state, position, token):
-                    row[token] = -torch.inf
+            for column in range(len(row)):
+                if not self.is_allowed(state, position, self.first_token + column):
+                    row[column] = -torch.inf
         return logits
 
     def is_sure(self, log_probability: torch.Tensor) -> bool:
         """Whether any token that may be written there [columns] is likelier than gamma."""
-        text = log_probability[: self.vocab].clone()
-        text[self.mask_id] = -torch.inf
+        text = log_probability[: None if self.params.columns else self.vocab].clone()
+        if not self.params.columns:
+            text[self.mask_id] = -torch.inf
         return bool(text.max().exp() > self.params.bypass_threshold)
 
     def is_allowed(self, state: list[int], position: int, token: int) -> bool:

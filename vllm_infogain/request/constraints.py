@@ -43,11 +43,11 @@ class Constraints:
         for name, size in (("logit_bias", len(self.logit_bias)), ("stop_token_ids", len(stop_ids))):
             if size > MOST_TOKENS:
                 raise ParameterError(name, f"{size} tokens", f"give at most {MOST_TOKENS}")
-        allowed, barred = set(self.allowed_ids), {mask_id, *self.banned_ids}
+        allowed, barred = {token for token in self.allowed_ids if token < vocab}, {mask_id, *self.banned_ids}
 
         def left_without(tokens: set[int]) -> int:
             # Counted, not collected: a set of a whole vocabulary takes tens of milliseconds of every request.
-            return len(allowed - tokens) if allowed else vocab - sum(0 <= token < vocab for token in tokens)
+            return len(allowed - tokens) if self.allowed_ids else vocab - sum(0 <= token < vocab for token in tokens)
 
         name, value = ("allowed_token_ids", list(self.allowed_ids)) if self.allowed_ids else ("bad_words", self.banned)
         if not left_without(barred):

@@ -8,6 +8,7 @@ from typing import Any
 from vllm_infogain.compat import SamplingParams, VllmConfig
 from vllm_infogain.request.constraints import Constraints
 from vllm_infogain.request.fields import without_none
+from vllm_infogain.request.image_tokens import ImageTokens
 from vllm_infogain.request.params import DecodingParams, parse_params
 from vllm_infogain.request.settings import Settings, parse_settings
 
@@ -43,6 +44,17 @@ def logit_columns(vllm_config: VllmConfig) -> int:
     """Of a row of the model's logits: the vocabulary, and the padding of a table that is larger."""
     model_config = vllm_config.model_config
     return getattr(model_config.hf_config, "embedding_size", None) or model_config.get_vocab_size()
+
+
+def image_tokens(vllm_config: VllmConfig) -> ImageTokens | None:
+    """How the model writes pictures; None: it does not."""
+    return ImageTokens.of(vllm_config.model_config.hf_config)
+
+
+def text_vocabulary(vllm_config: VllmConfig) -> int:
+    """The tokens of a text lie below it: behind them an image model has the codes of pictures."""
+    tokens = image_tokens(vllm_config)
+    return vllm_config.model_config.get_vocab_size() if tokens is None else tokens.image_token_offset
 
 
 def logits_shift(vllm_config: VllmConfig) -> int:
@@ -85,6 +97,7 @@ def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_confi
         eos_ids=tuple(sorted(eos_ids)),
         block_causal_size=block_causal_size(vllm_config),
         shift=logits_shift(vllm_config),
+        image_tokens=image_tokens(vllm_config),
     )
 
 
@@ -93,4 +106,5 @@ def klass_mib(params: DecodingParams, vllm_config: VllmConfig) -> float:
     if params.sampler != "klass":
         return 0.0
     positions = min(params.block_length or params.canvas_length, params.canvas_length)
-    return positions * logit_columns(vllm_config) / (1 << 18)
+    first, last = params.columns or (0, logit_columns(vllm_config))
+    return positions * (last - first) / (1 << 18)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vllm_infogain.request.fields import ParameterError, text, without_none
+from vllm_infogain.request.image_tokens import ImageTokens
 from vllm_infogain.request.params import DecodingParams
 
 SCALE, PROMPT, NEGATIVE = "guidance_scale", "guidance_prompt_ids", "negative_prompt"
@@ -20,7 +21,10 @@ def guide_prompt(params: DecodingParams, prompt: Sequence[int], mask_id: int) ->
 
 
 def with_negative_prompt(
-    knobs: Mapping[str, Any] | None, defaults: Mapping[str, Any], token_ids: Callable[[str], Sequence[int]]
+    knobs: Mapping[str, Any] | None,
+    defaults: Mapping[str, Any],
+    token_ids: Callable[[str], Sequence[int]],
+    image_tokens: ImageTokens | None = None,
 ) -> dict[str, Any] | None:
     """A request's knobs with token ids in place of its negative prompt; None if it has none.
 
@@ -28,6 +32,7 @@ def with_negative_prompt(
         knobs: as they were given.
         defaults: the server's.
         token_ids: of a text.
+        image_tokens: of a model that writes pictures; one's negative prompt is made as its prompt is.
 
     Raises:
         ParameterError: the text is none, is given beside token ids, or nothing is guided.
@@ -41,6 +46,8 @@ def with_negative_prompt(
     if not {**defaults, **given}.get(SCALE):
         raise ParameterError(NEGATIVE, negative, f"nothing is guided; give {SCALE} above 0 too, or leave it out")
     ids = [*token_ids(negative)]
+    if given.get("image") and image_tokens is not None:
+        ids = image_tokens.prompt(ids)
     if not ids:
         raise ParameterError(NEGATIVE, negative, "its text has no tokens; give some text, or leave it out")
     return given | {PROMPT: ids}

@@ -20,6 +20,7 @@ from vllm_infogain.request.fields import (
     whole_numbers,
     without_none,
 )
+from vllm_infogain.request.image_tokens import ImageTokens, picture_knobs
 
 LOOKAHEAD_SAMPLERS = ("info_gain", "lookum", "beam")
 # Write a number of positions that the schedule gives, the best by a score.
@@ -81,6 +82,7 @@ class DecodingParams:
     guidance_scale: float = knob(0.0, number(0, MAX_GUIDANCE))  # g; 0: there is no guide
     guidance_prompt_ids: tuple[int, ...] | None = knob(None, whole_numbers)  # of the guide; None: the prompt, masked
     negative_prompt: str | None = knob(None, text)  # the same as text; whoever has a tokenizer makes ids of it
+    image: bool = knob(False, switch)  # the canvas holds the codes of a picture
     # Tokens and output.
     eos_penalty: float = knob(0.0, number(0, 1e4))  # subtracted once from the logit of every EOS token
     eos_last: bool = knob(False, switch)  # write tokens that end the text only where the block has no others to write
@@ -101,6 +103,7 @@ class DecodingParams:
     stop_ids: tuple[int, ...] = ()  # tokens after which the rest of the canvas is dropped
     eos_ids: tuple[int, ...] = ()  # the model's EOS tokens, for eos_penalty and eos_last
     absolute_blocks: bool = False  # blocks end at multiples of block_length from the prompt's start, not the canvas's
+    columns: tuple[int, int] | None = None  # the only tokens, from the first up to the second, that are read; None: all
     block_causal: bool = False  # a block attends to itself and to those before it; implies absolute_blocks
     shift: int = 0  # position p is read off row p - shift of the logits: 1 where a row predicts the next position
 
@@ -113,7 +116,7 @@ class DecodingParams:
         """`position_temperature` with its sampler's default filled in."""
         if self.position_temperature is None:
             # Generations that all take the best positions would, at token temperature 0, all be the same.
-            return 0.1 if self.looks_ahead or self.sampler == "best_of_n" else 0.0
+            return (0.4 if self.image else 0.1) if self.looks_ahead or self.sampler == "best_of_n" else 0.0
         # So low a temperature takes the best score all the same, and scores divided by it could overflow.
         return self.position_temperature if self.position_temperature > 1e-6 else 0.0
 
@@ -206,6 +209,7 @@ def parse_params(
     canvas_length: int,
     block_causal_size: int = 0,
     absolute_blocks: bool = False,
+    image_tokens: ImageTokens | None = None,
     **own: Any,
 ) -> DecodingParams:
     """One request's record: its own keys over the server's defaults over the fields' defaults.
@@ -214,6 +218,7 @@ def parse_params(
         given, defaults: the request's knobs and the server's.
         temperature, canvas_length: checked here; vLLM's `temperature` and `max_tokens`.
         block_causal_size: of a model whose attention is causal over blocks, the default `block_length`; else 0.
+        image_tokens: of a model that writes pictures.
         own: the record's other fields that are no knobs.
 
     Raises:
@@ -222,6 +227,11 @@ def parse_params(
     assert not (own.get("shift") and block_causal_size), "the row before a block is of the block before"
     given = without_none(given)
     knobs = {**parse_knobs(defaults), **parse_knobs(given)}
+    if knobs.get("image"):
+        knobs = picture_knobs(parse_knobs(given), parse_knobs(defaults), image_tokens)
+        assert image_tokens is not None, "else it is refused"
+        # Nothing but codes is ever written: no token of them ends anything.
+        own |= {"columns": image_tokens.columns, "stop_ids": (), "eos_ids": ()}
     if block_causal_size:
         knobs.setdefault("block_length", block_causal_size)
         check_block_causal(knobs)

@@ -17,7 +17,7 @@ def path(name: str, value: Any) -> str:
     return value
 
 
-REQUESTS_OWN = frozenset({"diffusion_seed_canvas", "diffusion_pinned", "suffix_token_ids", "negative_prompt"})
+REQUESTS_OWN = frozenset({"diffusion_seed_canvas", "diffusion_pinned", "suffix_token_ids", "negative_prompt", "image"})
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class PositionStatistics:
     margin: np.ndarray  # [masked] fp32: the difference of the two largest probabilities
     tokens: np.ndarray  # [draws, masked] int64: independent draws; at temperature 0 `top_token`
     probabilities: np.ndarray  # [draws, masked] fp32, of `tokens`
-    vocab: int  # token ids lie below it
+    vocab: int  # how many tokens there are, the mask token among them
     divergence: np.ndarray | None = None  # [masked] fp32: KL(now || previous), nats; KLASS, where there was a previous
     log_probabilities: torch.Tensor | None = None  # [masked, columns], on the device; KLASS only
     alternatives: Alternatives | None = None  # only if asked for

@@ -122,17 +122,22 @@ def read(
     What a row tells depends on nothing but the row and its request's metadata. The host waits for the device once.
 
     Args:
-        logits: [rows, columns] fp32, altered in place.
-        batch_metadata: of whose rows they are, in this order. Their `previous` is altered too.
+        logits: [rows, columns] fp32, altered in place; only those columns that the requests read.
+        batch_metadata: of whose rows they are, in this order; all read the same columns. Their `previous` is altered.
         mask_id: the mask token: part of every distribution, never written.
-        vocab: columns from this one on are padding of the model's table, like the mask token; None: there is none.
+        vocab: tokens from this one on are never written, like the mask token: padding of the model's table, or in a
+            text the codes of pictures. None: there are none. Of no account where only some columns are read.
     """
-    vocab = logits.shape[1] if vocab is None else vocab
+    columns_read, width = batch_metadata[0].params.columns, logits.shape[1]
+    assert all(metadata.params.columns == columns_read for metadata in batch_metadata)
+    first = columns_read[0] if columns_read else 0  # the first column's token
+    vocab = width if vocab is None or columns_read else vocab
+    mask_column = mask_id - first if 0 <= mask_id - first < width else None
     layout = _Layout(batch_metadata)
     _constrain(logits, batch_metadata, layout, mask_id)
-    writable, aside = set_aside(logits, mask_id, vocab)
+    writable, aside = set_aside(logits, mask_column, vocab)
     statistics = fold_in(row_statistics(writable), aside)
-    whole = WholeLogits(logits, aside[:, 0], statistics.log_normalizer, mask_id)
+    whole = WholeLogits(logits, aside[:, 0], statistics.log_normalizer, mask_column)
     log_probabilities, divergence = compare_with_previous(whole, batch_metadata, layout.row_starts)
     objective, best, rows = _compare(statistics.entropy, batch_metadata, layout)
     drawn_tokens, drawn_probabilities = _draw(writable, statistics.log_normalizer, rows, batch_metadata, layout)
@@ -155,6 +160,10 @@ def read(
         for index, metadata in enumerate(batch_metadata)
         if metadata.params.logprobs is not None
     }
+    if first:
+        columns = columns._replace(top_token=columns.top_token + first, drawn_tokens=drawn_tokens + first)
+        for tokens, *_ in alternatives.values():
+            tokens += first
     arrays = iter(to_host([*columns, *divergence.values(), *chain(*alternatives.values())]))
     found = _Batch(
         batch_metadata,

@@ -4,6 +4,8 @@ The model's distribution is over its whole row, these columns included, as in th
 token's share of 1e-4 can turn a near tie. Only what is written leaves them out. So the passes over the vocabulary (and
 draws) see rows that hold -inf in the mask token's column and end before the padding. The weight of the columns set
 aside is folded in afterwards, on vectors [rows].
+
+Where only some of a row's columns are read, as of a picture, those are the whole row here. They hold no mask token.
 """
 
 from dataclasses import dataclass
@@ -33,21 +35,24 @@ class WholeLogits:
     logits: torch.Tensor  # [rows, columns]
     mask_logits: torch.Tensor  # [rows]
     log_normalizer: torch.Tensor  # [rows]
-    mask_id: int
+    mask_column: int | None  # None: no column is the mask token's
 
     def log_probabilities(self, rows: Any) -> torch.Tensor:
         """[some rows, columns], by a slice or an index."""
         log_normalizer = self.log_normalizer[rows]
         found = self.logits[rows] - log_normalizer[:, None]
-        found[:, self.mask_id] = self.mask_logits[rows] - log_normalizer
+        if self.mask_column is not None:
+            found[:, self.mask_column] = self.mask_logits[rows] - log_normalizer
         return found
 
 
-def set_aside(logits: torch.Tensor, mask_id: int, vocab: int) -> tuple[torch.Tensor, torch.Tensor]:
+def set_aside(logits: torch.Tensor, mask_column: int | None, vocab: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Split rows [rows, columns], columns from `vocab` on padding: what may be written [rows, vocab], a view, whose
     mask column becomes -inf in place; and the rest [rows, 1 + padding], the mask token's column first."""
-    aside = torch.cat([logits[:, mask_id : mask_id + 1], logits[:, vocab:]], 1)
-    logits[:, mask_id] = -torch.inf
+    if mask_column is None:
+        return logits[:, :vocab], torch.cat([logits.new_full((len(logits), 1), -torch.inf), logits[:, vocab:]], 1)
+    aside = torch.cat([logits[:, mask_column : mask_column + 1], logits[:, vocab:]], 1)
+    logits[:, mask_column] = -torch.inf
     return logits[:, :vocab], aside
 
 

@@ -7,8 +7,9 @@ from typing import Any
 from vllm_infogain.compat import SamplingParams, VllmConfig, VLLMValidationError, cdiv
 from vllm_infogain.request.canvas import check_infill, initial_canvas, stops_from
 from vllm_infogain.request.fields import ParameterError
-from vllm_infogain.request.from_vllm import decoding_params, klass_mib, settings_of
+from vllm_infogain.request.from_vllm import decoding_params, image_tokens, klass_mib, settings_of, text_vocabulary
 from vllm_infogain.request.params import MAX_SEQUENCES, DecodingParams
+from vllm_infogain.request.picture import check_picture
 from vllm_infogain.sampling.schedule import plan_blocks
 from vllm_infogain.serving.structured_outputs import check_constraint, check_structured_outputs
 
@@ -109,9 +110,14 @@ def check_request(
         _check_lengths(prompt, canvas, decoding, vllm_config)
         config = vllm_config.model_config
         vocabulary, mask_id = config.get_vocab_size(), config.hf_config.mask_token_id
+        check_picture(
+            decoding, image_tokens(vllm_config), mask_id, canvas=canvas, stop_strings=params.stop or (),
+            stop_ids=params.stop_token_ids or (),
+        )  # fmt: skip
         check_infill(decoding, params.stop or (), mask_id, vocabulary)
         plan_blocks(decoding, len(prompt or ()), mask_id)  # refuses fewer steps than blocks
-        decoding.constraints.check(vocabulary, mask_id, decoding.stop_ids, stops_from(decoding, mask_id))
+        texts = text_vocabulary(vllm_config)
+        decoding.constraints.check(texts, mask_id, decoding.stop_ids, stops_from(decoding, mask_id))
         check_structured_outputs(params, initial_canvas(decoding, mask_id), vllm_config)
         _check_samples(params.n, decoding)
         _check_rows(params.n, decoding, len(prompt or ()), vllm_config)

@@ -1,0 +1,72 @@
+"""An image model on the engine: pictures and texts, alone and in one batch, equal the oracle."""
+
+import pytest
+from checkpoints import write_mmada
+from engines import Engine, Job, assert_matches_oracle, assert_preemptions_change_nothing, running
+from knobs import fitting
+
+from vllm_infogain.images.prompt import text_to_image_prompt
+from vllm_infogain.reference.cached import CachingLLaDA
+from vllm_infogain.reference.llada import LLaDA
+from vllm_infogain.request.image_tokens import ImageTokens
+from vllm_infogain.request.params import SAMPLERS
+
+pytestmark = pytest.mark.engine
+
+CODES = 16
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> tuple[LLaDA, str]:
+    path = tmp_path_factory.mktemp("mmada")
+    return write_mmada(path), path
+
+
+@pytest.fixture(scope="module")
+def engine(model):
+    plain, path = model
+    with running(path, CachingLLaDA(plain)) as engine:
+        yield engine
+
+
+def picture(engine: Engine, text: str, knobs: dict, temperature: float = 0.0, seed: int | None = None, **fields) -> Job:
+    tokens = ImageTokens.of(engine.llm.llm_engine.vllm_config.model_config.hf_config)
+    assert tokens is not None
+    ids = text_to_image_prompt(engine.llm.get_tokenizer().encode(text, add_special_tokens=False), tokens)
+    return Job(ids, {"image": True, **knobs}, CODES, temperature, seed, fields={"detokenize": False, **fields})
+
+
+def mixed(engine: Engine) -> list[Job]:
+    """Pictures and texts that differ in everything."""
+    return [
+        picture(engine, "a red circle", {"steps": 6}),
+        Job("a text between", {"block_length": 8, "bypass_threshold": 1.0}, 20),
+        picture(engine, "two", {"sampler": "entropy", "schedule": "linear", "steps": 5}),
+        picture(engine, "klass", {"sampler": "klass", "tokens_per_step": 2}),
+        Job("klass of a text", {"sampler": "klass", "tokens_per_step": 2}, 12),
+        picture(engine, "in blocks", {"block_length": 4, "tokens_per_step": 1, "cache": "dual"}),
+        picture(engine, "drawn", {"steps": 5, "state_uncertainty": "sum"}, 0.4, 3),
+        picture(engine, "beam", {"sampler": "beam", "beam_width": 3, "num_candidates": 3, "steps": 6}),
+        Job("drawn text", {"tokens_per_step": 2}, 16, 0.7, 5),
+        picture(engine, "log-probabilities", {"steps": 8}, logprobs=3),
+    ]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_every_sampler_makes_the_oracles_picture(engine: Engine, sampler: str, temperature: float):
+    knobs = fitting({"sampler": sampler, "tokens_per_step": 3, "num_candidates": 4})
+    job = picture(engine, "a blue square", knobs, temperature, 7)
+    (output,) = engine.run([job])
+    assert_matches_oracle(engine, job, output)
+
+
+def test_pictures_and_texts_in_one_batch_equal_the_oracle_request_by_request(engine: Engine):
+    jobs, free = mixed(engine), engine.free_pages()
+    for job, output in zip(jobs, engine.run(jobs), strict=True):
+        assert_matches_oracle(engine, job, output)
+    assert engine.free_pages() == free
+
+
+def test_a_preemption_changes_no_picture(engine: Engine):
+    assert assert_preemptions_change_nothing(engine, mixed(engine)[:6]) > 0
