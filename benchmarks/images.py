@@ -31,14 +31,8 @@ from vllm_infogain.embedded.pictures.classifier import (
     inception_score,
     train_classifier,
 )
-from vllm_infogain.embedded.pictures.evaluation import (
-    Drawn,
-    are_right,
-    draw_all,
-    held_out,
-    picture_tokenizer,
-    pictures,
-)
+from vllm_infogain.embedded.pictures.evaluation import Drawn, draw_all
+from vllm_infogain.embedded.pictures.judging import are_right, held_out, picture_tokenizer, pictures
 from vllm_infogain.embedded.pictures.scenes import Requirement
 from vllm_infogain.embedded.pictures.train_tokenizer import drawings
 from vllm_infogain.images.geneval import CATEGORIES

@@ -1,21 +1,12 @@
-"""Pictures of held-out prompts through `LLM.generate`, judged by GenEval's rules."""
+"""Pictures of held-out prompts through `LLM.generate`."""
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 import vllm_infogain
-from vllm_infogain.embedded.pictures.scenes import Requirement, detect, requirements
-from vllm_infogain.embedded.pictures.words import CODES, FIRST_CODE, SIDE_CODES, encode, text_to_image
-from vllm_infogain.images.geneval import CATEGORIES, faults
-from vllm_infogain.images.magvit import Magvit, pixels
-
-HELD_OUT_SEED = 20260218
+from vllm_infogain.embedded.pictures.scenes import Requirement
+from vllm_infogain.embedded.pictures.words import CODES, FIRST_CODE, encode, text_to_image
 
 
 @dataclass(frozen=True)
@@ -25,19 +16,6 @@ class Drawn:
     requirement: Requirement
     codes: list[int]  # [CODES], 0 to 255, row by row
     report: dict[str, Any]  # as `vllm_infogain.report` gives it
-
-
-def held_out(per_category: int) -> list[Requirement]:
-    """So many prompts of each of the six categories that training never saw, the same ones at every call.
-
-    A category with fewer prompts repeats them: each has a seed of its own, so no two pictures are the same.
-    """
-    chosen = []
-    for category in CATEGORIES:
-        lines = list(requirements("test")[category])
-        random.Random(HELD_OUT_SEED).shuffle(lines)
-        chosen += [lines[index % len(lines)] for index in range(per_category)]
-    return chosen
 
 
 def draw_all(
@@ -65,20 +43,3 @@ def draw_all(
         Drawn(requirement, [token - FIRST_CODE for token in output.outputs[0].token_ids], vllm_infogain.report(output))
         for requirement, output in zip(wanted, outputs, strict=True)
     ]
-
-
-@torch.no_grad()
-def pictures(tokenizer: Magvit, codes: Sequence[Sequence[int]]) -> np.ndarray:
-    """Codes [n, CODES] -> pixels [n, SIDE, SIDE, 3], uint8."""
-    parts = torch.tensor(codes).view(-1, SIDE_CODES, SIDE_CODES).split(256)
-    return torch.cat([pixels(tokenizer.decode(part)) for part in parts]).numpy()
-
-
-def are_right(shown: np.ndarray, wanted: Sequence[Requirement]) -> list[bool]:
-    """Whether each picture holds what its prompt asks for."""
-    return [not faults(detect(picture), requirement) for picture, requirement in zip(shown, wanted, strict=True)]
-
-
-def picture_tokenizer(model: Path) -> Magvit:
-    """The tokenizer of pictures in a checkpoint's directory."""
-    return Magvit.from_checkpoint(model / "image_tokenizer")

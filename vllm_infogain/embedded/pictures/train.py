@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from vllm_infogain.embedded.pictures.train_tokenizer import scenes, to_network
+from vllm_infogain.embedded.pictures.card import model_card
+from vllm_infogain.embedded.pictures.train_tokenizer import reconstructed_right, scenes, to_network
+from vllm_infogain.embedded.pictures.validation import shares
 from vllm_infogain.embedded.pictures.words import (
     BITS,
     CODES,
@@ -42,6 +44,7 @@ SHAPE = LLaDAShape(
 )  # fmt: skip
 PICTURES = 60_000  # drawn and encoded once
 ROWS = 24  # of each part of a step; the parts differ in their prompts' length
+TEST_PROMPTS = 50  # of each category, for the card
 PARTS = 4  # of a step; one more has no prompt, for guidance
 UNPROMPTED_ROWS = 10
 MATRIX_RATE, OTHER_RATE = 0.02, 0.004
@@ -146,25 +149,36 @@ def save(model: LLaDA, out: Path) -> None:
     save_file(halves, out / "model.safetensors", metadata={"format": "pt"})
 
 
+def write_checkpoint(model: LLaDA, tokenizer: Path, run: dict, out: Path) -> None:
+    """Everything the model's directory holds, the card with freshly measured shares included."""
+    save(model, out)
+    save_words(out)
+    shutil.copytree(tokenizer, out / "image_tokenizer", dirs_exist_ok=True)
+    (out / "generation_config.json").write_text(json.dumps({"eos_token_id": EOS}, indent=2) + "\n")
+    (out / "training.json").write_text(json.dumps(run, indent=2) + "\n")
+    magvit = Magvit.from_checkpoint(tokenizer)
+    many, few = (shares(model, magvit, TEST_PROMPTS, steps) for steps in (64, 16))
+    card = model_card(model, magvit, run, reconstructed_right(magvit), many, few, TEST_PROMPTS)
+    (out / "README.md").write_text(card)
+    for category, share in many.items():
+        print(f"{category:16} {share:6.1%} {few[category]:6.1%}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", type=Path, required=True, help="directory that train_tokenizer wrote")
     parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint")
-    parser.add_argument("--minutes", type=float, default=30.0, help="training time, of the CPU")
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="training scenes")
+    parser.add_argument("--minutes", type=float, default=32.0, help="training time, of the CPU")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     model = LLaDA(SHAPE)
     initialise(model)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    pool = build_pool(Magvit.from_checkpoint(args.tokenizer), args.pictures, args.seed)
+    pool = build_pool(Magvit.from_checkpoint(args.tokenizer), PICTURES, args.seed)
     print(f"{sum(len(codes) for _, codes in pool.values())} pictures encoded", flush=True)
     run = train(model, pool, args.out, args.minutes, args.seed)
-    save(model, args.out)
-    save_words(args.out)
-    shutil.copytree(args.tokenizer, args.out / "image_tokenizer", dirs_exist_ok=True)
-    (args.out / "training.json").write_text(json.dumps(run, indent=2) + "\n")
+    write_checkpoint(model, args.tokenizer, run, args.out)
 
 
 if __name__ == "__main__":
