@@ -1,6 +1,8 @@
 """Reading a server's `/metrics`."""
 
 import urllib.request
+from collections.abc import Callable
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import PATIENCE, wait_until
@@ -27,6 +29,27 @@ def total(samples: Samples, name: str, **labels: str) -> float:
 
 def wait_for_running(url: str, count: int) -> None:
     wait_for(url, {"vllm:num_requests_running": count})
+
+
+def left_midway(url: str, begin: Callable[[], Any], whole: int) -> tuple[Samples, Samples]:
+    """The samples before and after a stream that its client left; sent again where it was done before that.
+
+    Args:
+        begin: sends the requests, which make `whole` steps if they are let, and returns the stream after two events:
+            the second one comes after the metrics know of the first.
+    """
+    idle = {"vllm:num_requests_running": 0}
+    before, after = {}, {}
+
+    def was_left() -> bool:
+        nonlocal before, after
+        before = wait_for(url, idle)
+        begin().close()
+        after = wait_for(url, idle)
+        return 0 < total(after, "infogain:steps_total") - total(before, "infogain:steps_total") < whole
+
+    wait_until(was_left, lambda: "who leaves a stream does not end its requests")
+    return before, after
 
 
 def wait_for(url: str, expected: dict[str, float]) -> Samples:

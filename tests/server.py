@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 from marked import refuse_unmarked
 from waiting import PATIENCE, wait_until
@@ -66,6 +67,14 @@ def start(*arguments: str, environment: Mapping[str, str] | None = None) -> Iter
             raise
         finally:
             _stop(process)
+
+
+def titled(server: Server, title: str) -> list[psutil.Process]:
+    """The server's processes whose title, which vLLM sets, starts so."""
+    return [
+        child for child in psutil.Process(server.process.pid).children(recursive=True)
+        if " ".join(child.cmdline()).startswith(title)
+    ]  # fmt: skip
 
 
 def is_healthy(url: str) -> bool:

@@ -1,5 +1,7 @@
 """What a request keeps in memory is bounded, and nothing of it stays behind, however and whenever the request ends."""
 
+from dataclasses import replace
+
 import pytest
 from checkpoints import write_llada
 from engines import Engine, Job, running
@@ -32,11 +34,40 @@ def test_requests_of_klass_wait_for_each_others_log_probabilities_and_are_answer
     assert max(seen) == 2, "2 MiB each"
 
 
+def test_requests_that_are_here_for_too_long_end_with_what_they_have(engine, monkeypatch):
+    late = replace(engine.scheduler.settings, request_timeout=1e-9)
+    free = engine.free_pages()
+
+    def between(step: int) -> None:
+        if step == 3:
+            monkeypatch.setattr(engine.scheduler, "settings", late)
+
+    jobs = [Job("late", {"sampler": "ar", "block_length": length}, 64) for length in (1, 64)]
+    outputs = engine.drive(jobs, between)
+    assert [output.outputs[0].finish_reason for output in outputs] == ["abort"] * 2
+    assert [0 < len(output.outputs[0].token_ids) < 64 for output in outputs] == [True, False], (
+        "finished blocks are kept"
+    )
+    assert engine.free_pages() == free
+
+
 def test_others_do_not_count_for_what_klass_keeps(engine):
     seen = []
     jobs = [Job("entropy", {"sampler": "entropy", "tokens_per_step": 8}, 64) for _ in range(5)]
     engine.drive(jobs, lambda step: seen.append(len(engine.runner.requests)))
     assert max(seen) == 5
+
+
+def test_requests_that_together_want_too_many_rows_wait_and_are_answered_as_alone(engine, monkeypatch):
+    knobs = {"num_candidates": 4, "block_length": 32, "cache": "dual", "bypass_threshold": 1}
+    jobs = [Job("look ahead", knobs | {"position_temperature": 5}, 32, seed=index) for index in range(5)]
+    alone = [engine.run([job])[0].outputs[0].token_ids for job in jobs]
+    settings = replace(engine.scheduler.settings, server_rows=2 * 4 * 32)
+    monkeypatch.setattr(engine.scheduler, "settings", settings)
+    seen = []
+    together = engine.drive(jobs, lambda step: seen.append(len(engine.runner.requests)))
+    assert [output.outputs[0].token_ids for output in together] == alone
+    assert max(seen) == 2, "of four candidates each, of 32 rows"
 
 
 @pytest.mark.parametrize(

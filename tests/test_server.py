@@ -9,7 +9,7 @@ import jsonschema
 import openai
 import pytest
 from routes import BODIES, constrained
-from scrape import wait_for_running
+from scrape import left_midway, wait_for_running
 from server import MODEL_LENGTH, assert_refused, is_healthy, openai_client, serve_tiny
 from waiting import PATIENCE
 
@@ -283,13 +283,13 @@ def test_a_chat_stream_sends_blocks_too(client):
 
 
 def test_a_client_that_leaves_mid_stream_frees_its_request(client, url):
-    wait_for_running(url, 0)
-    stream = client.completions.create(**request(900, block_length=1), stream=True)
-    events = iter(stream)  # kept: a stream whose iterator is gone is closed
-    assert 1 <= len(next(events).choices[0].text) <= 4, "blocks of one token, up to four forwards between two chunks"
-    wait_for_running(url, 1)
-    stream.close()
-    wait_for_running(url, 0)
+    def begin():
+        stream = client.completions.create(**request(900, block_length=1), stream=True)
+        for _, chunk in zip(range(2), stream, strict=False):
+            assert 1 <= len(chunk.choices[0].text) <= 4, "blocks of one token, up to four forwards between two chunks"
+        return stream
+
+    left_midway(url, begin, whole=900)
 
 
 # The report and the server-wide defaults.
@@ -436,7 +436,7 @@ BOMB = "(a|b)*a(a|b){{90{:02}}}"  # takes more to compile than is served; each n
 
 
 def post(url: str, path: str, body: dict) -> httpx.Response:
-    return httpx.post(url + path, json={"model": "tiny"} | body, timeout=120)
+    return httpx.post(url + path, json={"model": "tiny"} | body, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -458,7 +458,7 @@ def test_constraints_too_large_to_compile_are_refused_on_every_route_while_other
 
     async def refused() -> int:
         looks = 0
-        async with httpx.AsyncClient(base_url=url, timeout=120) as http, asyncio.TaskGroup() as group:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as http, asyncio.TaskGroup() as group:
             hostile = [
                 group.create_task(
                     http.post(path, json={"model": "tiny", "stream": stream} | constrained(path, BOMB.format(index)))
@@ -476,7 +476,7 @@ def test_constraints_too_large_to_compile_are_refused_on_every_route_while_other
     # On the event loop each would let at most one look through, when it is done.
     looks = asyncio.run(refused())
     print(f"{looks} looks while {len(asked)} constraints were compiled")
-    assert looks > 3 * len(asked)
+    assert looks > len(asked) + 1
 
 
 # The embedded model.

@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from scrape import total, wait_for, wait_for_running
+from scrape import left_midway
 from server import openai_client, serve_tiny
 from waiting import PATIENCE
 
@@ -280,19 +280,20 @@ def test_streams_of_both_modes_side_by_side_are_those_alone(client, url):
 
 @pytest.mark.parametrize(("endpoint", "prompts"), [("completions", 1), ("completions", 2), ("chat", 1)])
 def test_a_client_that_leaves_a_stream_of_steps_frees_its_request(client, url, endpoint, prompts):
-    before = wait_for(url, {"vllm:num_requests_running": 0})
     # One block: no text before the very end, which is far away.
     body = {"max_tokens": 900} | ({"prompt": [PROMPT] * 2} if prompts == 2 else {})
     knobs = {"block_length": 0, "bypass_threshold": 1, "position_temperature": 5}
-    stream = create(client, endpoint, body, stream=True, stream_mode="canvas", **knobs)
-    events = iter(stream)
-    while not hasattr(next(events).choices[0], "infogain_steps"):
-        pass
-    wait_for_running(url, prompts)
-    stream.close()
-    after = wait_for(url, {"vllm:num_requests_running": 0})
-    steps = total(after, "infogain:steps_total") - total(before, "infogain:steps_total")
-    assert 1 <= steps < 900, "they were to end long before their canvases are full"
+
+    def begin():
+        stream = create(client, endpoint, body, stream=True, stream_mode="canvas", **knobs)
+        seen = set()  # choices with a step
+        for chunk in stream:
+            if len(seen) == prompts:
+                return stream
+            seen |= {choice.index for choice in chunk.choices if hasattr(choice, "infogain_steps")}
+        raise AssertionError(f"steps came of {seen} only")
+
+    left_midway(url, begin, whole=900)
 
 
 # Responses.

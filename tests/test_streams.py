@@ -303,26 +303,33 @@ def test_leaving_aborts_the_request_at_once(make, leave):
 
 def test_a_second_cancellation_does_not_reach_the_engine_in_the_midst_of_the_abort():
     async def run():
-        aborted = asyncio.Event()
+        waiting, aborting, told, aborted = (asyncio.Event() for _ in range(4))
 
         async def outputs():
             try:
+                waiting.set()
                 await asyncio.Event().wait()
                 yield
             except asyncio.CancelledError:
-                await asyncio.sleep(0.05)  # the message to the engine
+                aborting.set()
+                await told.wait()  # the message to the engine
                 aborted.set()
                 raise
 
         stream = CanvasStream(outputs(), 1, blank={}, decode=chr, header=HEADER)
         lines = stream.lines(vllms_generator(stream.outputs()))
         reader = asyncio.create_task(anext(lines))
-        await asyncio.sleep(0.01)
-        for _ in range(3):
-            reader.cancel()
-            await asyncio.sleep(0.01)
         async with asyncio.timeout(PATIENCE):
+            await waiting.wait()
+            reader.cancel()
+            await aborting.wait()
+            for _ in range(3):
+                reader.cancel()
+                for _ in range(10):  # whatever is to run because of it
+                    await asyncio.sleep(0)
+            told.set()
             await aborted.wait()
+            await asyncio.wait([reader])
         assert reader.cancelled()
 
     asyncio.run(run())

@@ -6,7 +6,7 @@ import httpx
 import psutil
 import pytest
 from clients import ask, ask_streamed, client, metrics
-from server import Server, start
+from server import Server, start, titled
 from traffic import COMPLETIONS, Call
 from waiting import PATIENCE, wait_until
 
@@ -19,14 +19,6 @@ LONG = Call(COMPLETIONS, {
     "model": SERVED_NAME, "prompt": "7", "max_tokens": TOKENS, "seed": 1, "ignore_eos": True, "return_token_ids": True,
     "vllm_xargs": {"num_candidates": 64, "bypass_threshold": 1, "position_temperature": 5, "block_length": 0},
 })  # fmt: skip
-
-
-def processes(server: Server, title: str) -> list[psutil.Process]:
-    """The server's processes whose title, which vLLM sets, starts so."""
-    return [
-        child for child in psutil.Process(server.process.pid).children(recursive=True)
-        if " ".join(child.cmdline()).startswith(title)
-    ]  # fmt: skip
 
 
 async def sent_until_one_fails(http: httpx.AsyncClient, stream: bool) -> int | str:
@@ -63,7 +55,7 @@ async def kill_under_load(server: Server, victim: psutil.Process) -> None:
 
 
 def die(server: Server, title: str) -> None:
-    victim, *_ = processes(server, title)
+    victim, *_ = titled(server, title)
     children = psutil.Process(server.process.pid).children(recursive=True)
     asyncio.run(kill_under_load(server, victim))  # until every client was told
     assert health(server.url) in (503, None)
@@ -81,5 +73,5 @@ def test_a_killed_worker_of_two_ends_the_server():
     with start(
         "--plugin", "infogain", "--tensor-parallel-size", "2", environment={"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     ) as server:
-        assert len(processes(server, "VLLM::Worker")) == 2
+        assert len(titled(server, "VLLM::Worker")) == 2
         die(server, "VLLM::Worker")
