@@ -18,6 +18,7 @@ PATCHES = (
     "openai_choices",
     "responses_check",
     "responses_tokens",
+    "image_routes",
     "route_check",
     "samples",
     "exit_code",

@@ -36,8 +36,8 @@ def write_llada(path: Path, *, sharpness: float = 3.0, seed: int = 0, **shape) -
     return model
 
 
-def write_mmada(path: Path, *, sharpness: float = 3.0, seed: int = 0, **shape) -> LLaDA:
-    """A random MMaDA of pictures of 4 x 4 codes of 4 bits, which stand behind the text's tokens as the released ones
+def write_mmada(path: Path, *, codes_per_side: int = 4, sharpness: float = 3.0, seed: int = 0, **shape) -> LLaDA:
+    """A random MMaDA of square pictures of codes of 4 bits, which stand behind the text's tokens as the released ones
     do. The tokens around a picture are, as there, tokens that no text has a use for.
 
     Args:
@@ -46,7 +46,7 @@ def write_mmada(path: Path, *, sharpness: float = 3.0, seed: int = 0, **shape) -
     Returns:
         The plain model, whose `config` is the one written.
     """
-    codes, table = {"codebook_size": 16, "image_codes_per_side": 4}, {"new_vocab_size": 128}
+    codes, table = {"codebook_size": 16, "image_codes_per_side": codes_per_side}, {"new_vocab_size": 128}
     tokens = {
         "image_token_offset": len(VOCAB), "bos_token_id": VOCAB[BOS], "eos_token_id": VOCAB[EOS],
         "soi_token_id": VOCAB["~"], "eoi_token_id": VOCAB["}"], "t2i_token_id": VOCAB["{"], "mmu_token_id": VOCAB["|"],

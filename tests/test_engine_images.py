@@ -1,10 +1,15 @@
 """An image model on the engine: pictures and texts, alone and in one batch, equal the oracle."""
 
 import pytest
-from checkpoints import write_mmada
+from checkpoints import write_magvit, write_mmada
 from engines import Engine, Job, assert_matches_oracle, assert_preemptions_change_nothing, running
 from knobs import fitting
+from PIL import ImageChops
 
+from vllm_infogain import InfoGainSampler
+from vllm_infogain.engine.pictures import IN_THE_MODEL
+from vllm_infogain.images import generate
+from vllm_infogain.images.magvit import Magvit
 from vllm_infogain.images.prompt import text_to_image_prompt
 from vllm_infogain.reference.cached import CachingLLaDA
 from vllm_infogain.reference.llada import LLaDA
@@ -19,6 +24,7 @@ CODES = 16
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> tuple[LLaDA, str]:
     path = tmp_path_factory.mktemp("mmada")
+    write_magvit(path / IN_THE_MODEL)
     return write_mmada(path), path
 
 
@@ -70,3 +76,18 @@ def test_pictures_and_texts_in_one_batch_equal_the_oracle_request_by_request(eng
 
 def test_a_preemption_changes_no_picture(engine: Engine):
     assert assert_preemptions_change_nothing(engine, mixed(engine)[:6]) > 0
+
+
+def test_pictures_are_those_of_the_library(engine: Engine, model):
+    plain, path = model
+    given = {"n": 2, "seed": 3, "sampler": "entropy", "steps": 4, "schedule": "linear"}
+    prompts = ["a red circle", "two"]
+    ours = generate(engine.llm, prompts, **given)
+    sampler = InfoGainSampler(plain, engine.llm.get_tokenizer())
+    due = generate(sampler, prompts, tokenizer=Magvit.from_checkpoint(path / IN_THE_MODEL), **given)
+    assert len({tuple(picture.info["codes"]) for picture in due}) == len(due) == len(ours) == 4
+    for picture, expected in zip(ours, due, strict=True):
+        assert picture.info["codes"] == expected.info["codes"]
+        assert picture.info["infogain"]["steps"] == expected.info["infogain"]["steps"] == 4
+        differences = ImageChops.difference(picture, expected).getextrema()
+        assert max(high for _, high in differences) <= 1, "but for fractions that are cut off"

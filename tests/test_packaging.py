@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from seams import imported_modules
 
 ROOT = Path(__file__).parent.parent
+DISTRIBUTIONS = {"PIL": "pillow"}  # by the name of what is imported, where it is another
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,7 @@ def test_all_that_our_code_imports_is_named_as_needed():
     extras = project["optional-dependencies"]
     lines = [*project["dependencies"], *(line for extra in ("serving", "cuda", "ray") for line in extras[extra])]
     named = {Requirement(line).name for line in lines}
+    imported = {DISTRIBUTIONS.get(name, name) for name in imported}
     with_torch = {"triton"}  # its builds for CUDA bring it
     assert imported - sys.stdlib_module_names - {"vllm_infogain"} - with_torch == named
     assert set(extras["serving"]) <= set(extras["dev"])

@@ -4,6 +4,9 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import uvicorn
@@ -32,10 +35,11 @@ from vllm_infogain.serving.page import Page
 REPORT = {"steps": 1, "forwards": 1, "rows": 9, "bypassed_steps": 0, "cumulative_entropy": 1.0}
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+@contextmanager
+def served(engine: Any = None) -> Iterator[str]:
     """A server of the page, with a model's name and no model."""
     app = FastAPI()
+    app.state.engine_client = engine
     Page().attach_router(app)
     app.get("/v1/models")(lambda: {"data": [{"id": "none"}]})
     with socket.socket() as listener:
@@ -46,6 +50,12 @@ def url() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with served() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +100,12 @@ def pretend(browser, stream: str, *, cut: int = 10**6, end: str = "close") -> No
                 if (end === "error") setTimeout(() => controller.error(new TypeError("network error")), 100);
             },
         });
-        window.fetch = (url, options) => url === "v1/completions"
-            ? Promise.resolve(new Response(new ReadableStream(source(options.signal)))) : real(url, options);
+        window.sent = [];
+        window.fetch = (url, options) => {
+            if (url !== "v1/completions" && url !== "v1/images/generations") return real(url, options);
+            window.sent.push(JSON.parse(options.body));
+            return Promise.resolve(new Response(new ReadableStream(source(options.signal))));
+        };
         """,
         list(stream.encode()), cut, end,
     )  # fmt: skip
@@ -313,3 +327,72 @@ def test_all_text_has_the_contrast_of_4_5_that_wcag_asks_for(scheme, page):
         name.replace(" newest", "") for _, name in ratios
     }
     assert ratios[0][0] >= 4.5, ratios[:5]
+
+
+# Pictures.
+
+GREY, RED = (  # of one pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNoaGgAAAMEAYFL09IQAAAAAElFTkSuQmCC",
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC",
+)
+
+
+@pytest.fixture(scope="module")
+def pictures_url() -> Iterator[str]:
+    hf_config = SimpleNamespace(codebook_size=16)
+    with served(SimpleNamespace(vllm_config=SimpleNamespace(model_config=SimpleNamespace(hf_config=hf_config)))) as url:
+        yield url
+
+
+@pytest.fixture
+def picture_page(browser, pictures_url):
+    with open_page(browser, pictures_url) as page:
+        yield page
+
+
+def painted(data: str, **fields) -> str:
+    kind = "completed" if "infogain" in fields else "partial_image"
+    event = {"type": f"image_generation.{kind}", "b64_json": data, "output_format": "png", **fields}
+    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
+
+
+def shown(page) -> list[str]:
+    pictures = page.find_elements(By.CSS_SELECTOR, ".panel .picture")
+    return [one.get_attribute("src").rpartition(",")[2] for one in pictures if one.is_displayed()]
+
+
+STEPS = [
+    {"positions": [0, 1], "tokens": [90, 91], "entropies": [0.5, 0.25], "objective": [], "chosen": 0, "bypassed": False}
+] * 2
+
+
+def test_a_model_of_texts_is_not_asked_for_pictures(page):
+    assert not page.find_element(By.ID, "kind").is_displayed()
+
+
+def test_a_picture_is_shown_as_it_fills_in_and_again_step_by_step(picture_page):
+    page = picture_page
+    assert page.find_element(By.ID, "prompt").get_attribute("value").startswith("a red circle")
+    pretend(page, painted(GREY, infogain_step=1), end="wait")
+    page.find_element(By.ID, "run").click()
+    wait_until(page, lambda: shown(page) == [GREY, GREY])
+    rest = painted(RED, infogain=REPORT | {"trajectory": STEPS})
+    page.execute_script(
+        "for (const stream of window.streams) { stream.enqueue(new Uint8Array(arguments[0])); stream.close(); }",
+        list(rest.encode()),
+    )
+    wait_until(page, lambda: text_of(page, "status") == "Done.")
+    assert (shown(page), text_of(page, "shown")) == ([RED, RED], "2 of 2")
+    page.find_element(By.ID, "back").click()
+    assert shown(page) == [GREY, GREY]
+    page.find_element(By.ID, "back").click()
+    assert shown(page) == []
+    (sent, _) = page.execute_script("return window.sent")
+    assert (sent["prompt"], sent["stream"], sent["partial_images"]) == ("a red circle left of a blue square", True, 3)
+    assert sent["vllm_xargs"] == {"sampler": "entropy", "tokens_per_step": 2, "return_trajectory": 1}
+
+
+def test_a_picture_that_does_not_come_is_explained(picture_page):
+    pretend(picture_page, painted(GREY, infogain_step=1))
+    run(picture_page, expect="Not done.")
+    assert text_of(picture_page, "problem") == "the connection ended before the picture was whole."

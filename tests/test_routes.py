@@ -36,12 +36,16 @@ MISPLACED = {
 }
 
 
+def model_config(architecture: str) -> SimpleNamespace:
+    return SimpleNamespace(architectures=[architecture], get_pooling_task=lambda _: None)
+
+
 @pytest.fixture(scope="module")
 def app():
     """As the API server builds it; of its engine it knows that our scheduler is its."""
     plugin.register()
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--enable-scale-out"])
-    app = api_server_entry.build_app(args, ("generate",), None)
+    app = api_server_entry.build_app(args, ("generate",), model_config("MMadaModelLM"))
     ours = SimpleNamespace(scheduler_config=SimpleNamespace(scheduler_cls=identity.SCHEDULER))
     app.state.engine_client = SimpleNamespace(vllm_config=ours)
     return app
@@ -62,11 +66,24 @@ def refusal(app, path: str, body: dict) -> str:
 def test_every_post_route_of_the_server_is_checked(app):
     routes = {route.path: route for route in app.routes if "POST" in (getattr(route, "methods", None) or ())}
     assert {"/v1/completions", "/v1/messages", "/inference/v1/generate", "/invocations"} <= routes.keys()
+    assert {"/v1/images/generations", "/v1/images/edits"} <= routes.keys()
     for path, route in routes.items():
         assert route.dependant.call._wrapped_by_infogain, path
         assert route.dependant.request_param_name, f"{path} cannot be checked: it does not see its request"
         takes_names = route.body_field is not None or path == "/invocations"
         assert bool(known_fields(route)) == takes_names, path
+
+
+@pytest.mark.parametrize("model", [None, "LlamaForCausalLM"])
+def test_a_server_of_another_model_has_no_routes_of_pictures(model):
+    plugin.register()
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    paths = {
+        getattr(route, "path", "")
+        for route in api_server_entry.build_app(args, ("generate",), model and model_config(model)).routes
+    }
+    assert "/v1/completions" in paths
+    assert not {path for path in paths if path.startswith("/v1/images")}
 
 
 def test_the_names_of_a_body_are_those_of_its_model(app):

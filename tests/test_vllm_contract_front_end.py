@@ -16,6 +16,7 @@ from vllm.config import ObservabilityConfig
 from vllm.entrypoints.cli.run_batch import RunBatchSubcommand
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponseChoice
 from vllm.entrypoints.openai.completion.protocol import CompletionResponseChoice
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, DetokenizeResponse
 from vllm.outputs import CompletionOutput
 from vllm.parser.abstract_parser import DelegatingParser
@@ -30,6 +31,27 @@ from vllm_infogain.engine import metrics
 from vllm_infogain.serving.admission import HONOURED, INTERNAL, NEUTRAL
 from vllm_infogain.serving.asked import Asked
 from vllm_infogain.serving.page import Page
+
+
+def test_a_server_gets_the_routes_of_pictures_while_its_app_is_made():
+    named = ["args", "app", "supported_tasks", "model_config"]
+    assert parameters(inspect.unwrap(compat.app.register_api_routers)) == named
+    assert "register_api_routers" in calls_in(compat.app.build_app)
+    assert compat.api_server_entry.build_app.__module__ == compat.app.__name__, "the one that the server calls"
+    assert parameters(compat.AsyncLLM.collective_rpc) == ["self", "method", "timeout", "args", "kwargs"]
+    assert "with_kwargs" in vars(compat.TokenizeParams)
+    assert parameters(BaseRenderer.render_cmpl_async)[:3] == ["self", "prompts", "tok_params"]
+    assert inspect.iscoroutinefunction(compat.validate_json_request)
+    for decorator in (compat.with_cancellation, compat.load_aware_call):
+        assert "raw_request" in inspect.getsource(decorator), "the name of our endpoints' argument"
+    assert parameters(compat.with_sse_keep_alive) == ["generator", "interval"]
+    assert "is_base_model" in vars(OpenAIServingModels)
+
+
+def test_errors_of_pictures_have_the_status_that_they_are_raised_for():
+    due = {compat.VLLMNotFoundError: 404, compat.RetryableRequestError: 503, NotImplementedError: 501}
+    for error, status in due.items():
+        assert compat.create_error_response(error("why")).error.code == status
 
 
 def test_a_server_of_a_dead_engine_ends_where_we_look():

@@ -11,7 +11,7 @@ from vllm.distributed.parallel_state import graph_capture
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.generate.beam_search.offline import BeamSearchOfflineMixin
 from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
-from vllm.entrypoints.launchers import launcher, run_batch
+from vllm.entrypoints.launchers import app, launcher, run_batch
 from vllm.entrypoints.launchers.api_server import entry as api_server_entry
 from vllm.entrypoints.openai.chat_completion.protocol import BatchChatCompletionRequest, ChatCompletionRequest
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
@@ -21,9 +21,16 @@ from vllm.entrypoints.openai.responses.context import SimpleContext
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from vllm.entrypoints.serve.engine.serving import BaseServing
+from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 from vllm.entrypoints.serve.exception_handling.handlers import vllm_error
-from vllm.entrypoints.serve.utils.api_utils import should_include_usage
-from vllm.exceptions import VLLMValidationError
+from vllm.entrypoints.serve.utils.api_utils import (
+    load_aware_call,
+    should_include_usage,
+    validate_json_request,
+    with_cancellation,
+)
+from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
+from vllm.exceptions import RetryableRequestError, VLLMNotFoundError, VLLMValidationError
 from vllm.forward_context import BatchDescriptor, set_forward_context
 from vllm.logger import init_logger
 from vllm.model_executor.model_loader import get_model_loader
@@ -112,6 +119,7 @@ __all__ = [
     "RequestStateStats",
     "RequestStatus",
     "ResponsesRequest",
+    "RetryableRequestError",
     "SamplingParams",
     "Scheduler",
     "SchedulerOutput",
@@ -123,13 +131,16 @@ __all__ = [
     "StructuredOutputOptions",
     "TokenizeParams",
     "TokenizerRegistry",
+    "VLLMNotFoundError",
     "VLLMValidationError",
     "VllmConfig",
     "api_server_entry",
+    "app",
     "build_attn_metadata",
     "build_slot_mappings_by_layer",
     "cached_tokenizer_from_config",
     "cdiv",
+    "create_error_response",
     "current_platform",
     "freeze_gc_for_cudagraph_capture",
     "get_kv_cache_spec",
@@ -142,6 +153,7 @@ __all__ = [
     "instrument_manual",
     "is_breakable_cudagraph_enabled",
     "launcher",
+    "load_aware_call",
     "lock_workspace",
     "parse_model_prompt",
     "reload_weights",
@@ -150,5 +162,8 @@ __all__ = [
     "set_current_vllm_config",
     "set_forward_context",
     "should_include_usage",
+    "validate_json_request",
     "vllm_error",
+    "with_cancellation",
+    "with_sse_keep_alive",
 ]

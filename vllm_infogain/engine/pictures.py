@@ -10,7 +10,7 @@ from vllm_infogain.compat import VllmConfig
 from vllm_infogain.images.canvas import UNKNOWN
 from vllm_infogain.images.magvit import Magvit, pixels
 from vllm_infogain.request.fields import ParameterError
-from vllm_infogain.request.from_vllm import settings_of
+from vllm_infogain.request.from_vllm import image_tokens, settings_of
 
 IN_THE_MODEL = "image_tokenizer"  # the folder of a model's own tokenizer of pictures, in the model's
 
@@ -58,9 +58,8 @@ def load_pictures(vllm_config: VllmConfig, device: torch.device) -> Pictures | N
     Raises:
         ParameterError (a ValueError): what is named is no tokenizer of this model's codes.
     """
-    named, config = settings_of(vllm_config)[0].image_tokenizer, vllm_config.model_config.hf_config
-    codebook = getattr(config, "codebook_size", None)
-    if not codebook:
+    named, tokens = settings_of(vllm_config)[0].image_tokenizer, image_tokens(vllm_config)
+    if tokens is None:
         if named is not None:
             raise ParameterError("image_tokenizer", named, "this model has no codes of pictures; leave it out")
         return None
@@ -68,12 +67,12 @@ def load_pictures(vllm_config: VllmConfig, device: torch.device) -> Pictures | N
     if not folder.is_dir():
         return None
     tokenizer = Magvit.from_checkpoint(folder)
-    if 2**tokenizer.config.bits != codebook:
+    if 2**tokenizer.config.bits != tokens.codebook_size:
         raise ParameterError(
             "image_tokenizer", str(folder),
-            f"it has {2**tokenizer.config.bits} codes and the model {codebook}; give the model's own",
+            f"it has {2**tokenizer.config.bits} codes and the model {tokens.codebook_size}; give the model's own",
         )  # fmt: skip
-    return Pictures(tokenizer, config.image_codes_per_side, device)
+    return Pictures(tokenizer, tokens.image_codes_per_side, device)
 
 
 def _fetched(named: str) -> Path:

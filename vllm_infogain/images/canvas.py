@@ -23,16 +23,19 @@ class PartialPicture:
         self._shares = looks + 1
         self._total = self._codes.count(UNKNOWN)
         self._seen = 0  # shares
+        self._steps = 0
 
-    def write(self, steps: Iterable[dict[str, Any]]) -> list[list[int]]:
-        """Take further steps, with `positions` and `tokens`; the codes as they stood at each look."""
+    def write(self, steps: Iterable[dict[str, Any]]) -> list[tuple[int, list[int]]]:
+        """Take further steps, with `positions` and `tokens`. Of each look, how many steps there were, and the codes as
+        they stood."""
         looks = []
         for step in steps:
+            self._steps += 1
             for position, token in zip(step["positions"], step["tokens"], strict=True):
                 self._codes[position] = token - self._offset
             left = self._codes.count(UNKNOWN)
             share = (self._total - left) * self._shares // self._total
             if left and share > self._seen:
-                looks.append(self._codes.copy())
+                looks.append((self._steps, self._codes.copy()))
                 self._seen = share
         return looks

@@ -14,12 +14,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.image_tokens import ImageTokens
 from vllm_infogain.request.params import READERS, SAMPLERS, parse_params
 from vllm_infogain.serving.page.puzzles import is_solved
 
 ROUTE = "/infogain"
 MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "json": "application/json"}
-SCRIPTS = ("page.js", "api.js", "canvas.js", "charts.js", "form.js", "playback.js")
+SCRIPTS = ("page.js", "api.js", "canvas.js", "charts.js", "form.js", "picture.js", "playback.js")
 FILES = {  # route: file in this folder
     ROUTE: "index.html",
     **{f"{ROUTE}/{name}": name for name in ("page.css", *SCRIPTS, "recorded.json")},
@@ -82,8 +83,9 @@ def sender(name: str) -> Any:
     return send
 
 
-async def samplers() -> Response:
-    """`{"samplers": [{"name", "line", "knobs": names of its parameters, "streams_canvas"}]}`, as in `SAMPLERS`."""
+async def samplers(request: Request) -> Response:
+    """`{"samplers": [{"name", "line", "knobs": names of its parameters, "streams_canvas"}], "writes_pictures"}`, the
+    samplers as in `SAMPLERS`."""
     known = [
         {
             "name": name,
@@ -93,7 +95,13 @@ async def samplers() -> Response:
         }
         for name in SAMPLERS
     ]
-    return JSONResponse({"samplers": known}, headers=HEADERS)
+    return JSONResponse({"samplers": known, "writes_pictures": writes_pictures(request.app.state)}, headers=HEADERS)
+
+
+def writes_pictures(state: Any) -> bool:
+    """Whether a server's model does."""
+    engine = getattr(state, "engine_client", None)
+    return engine is not None and ImageTokens.of(engine.vllm_config.model_config.hf_config) is not None
 
 
 def streams_canvas(sampler: str) -> bool:

@@ -5,6 +5,7 @@ import { eventData, givenTexts, isSolved, Problem, request, textsOf } from "./ap
 import { drawCanvas, written } from "./canvas.js";
 import { drawCurve, drawObjective, element, niceCeiling, sums } from "./charts.js";
 import { mark, read, SIDES, setUp } from "./form.js";
+import { drawPicture, paint } from "./picture.js";
 import { Playback } from "./playback.js";
 
 const byId = (id) => document.getElementById(id);
@@ -19,6 +20,12 @@ let aborting = new AbortController();
 let drawing = 0; // the animation frame asked for, 0 if none
 
 async function complete(run, sent, begin) {
+  if (run.isPicture) {
+    const asked = performance.now();
+    await paint(run, sent, samplers.get(run.sampler)?.streams_canvas, begin, follow);
+    measure(run, (performance.now() - asked) / 1000);
+    return;
+  }
   const whole = !samplers.get(run.sampler)?.streams_canvas; // its text is final only at the end
   const knobs = whole ? { return_trajectory: 1 } : { stream_mode: "canvas" };
   const body = { ...sent.body, stream: true, vllm_xargs: { ...run.knobs, ...knobs } };
@@ -46,9 +53,14 @@ async function complete(run, sent, begin) {
     const text = await textsOf(trajectory.flatMap((step) => step.tokens), sent);
     run.steps = trajectory.map((step) => ({ ...step, text: step.tokens.map((id) => text.get(id)) }));
   }
+  measure(run, seconds);
+  if (run.text) run.solved = await isSolved(run.text, sent);
+  follow();
+}
+
+function measure(run, seconds) {
   const tokens = run.steps.reduce((sum, { positions }) => sum + positions.length, 0);
   run.measured = { seconds, tokens_per_second: tokens / seconds };
-  if (run.text) run.solved = await isSolved(run.text, sent);
   follow();
 }
 
@@ -65,8 +77,10 @@ async function start() {
     const { data } = await (await request("v1/models", { key, signal })).json();
     body.model = byId("model").textContent = data[0].id;
     const sent = { body, key, signal };
-    const given = await givenTexts(sent);
-    const made = sides.map((knobs) => newRun(knobs, given, given.length || body.max_tokens || 0));
+    const isPicture = byId("kind").value === "picture";
+    const given = isPicture ? [] : await givenTexts(sent);
+    const length = isPicture ? 0 : given.length || body.max_tokens || 0;
+    const made = sides.map((knobs) => Object.assign(newRun(knobs, given, length), { isPicture }));
     const begin = () => {
       if (runs === made || mine !== aborting) return;
       show(made, "");
@@ -79,7 +93,7 @@ async function start() {
     say(words[0] === words[1] ? words[0] : lines.join("\n"), ending(signal, lines.length));
     mark(results.map(({ reason }) => reason));
     made.forEach((run) => { run.ended = true; });
-    if (made.some((run) => run.steps.length)) draw();
+    if (made.some((run) => run.steps.length || run.looks.length)) draw();
     else restore(before);
   } catch (error) {
     if (mine !== aborting) return;
@@ -120,7 +134,7 @@ function newRun(knobs, given, length) {
   const panel = byId("panel").content.cloneNode(true).firstElementChild;
   const part = (name) => panel.querySelector(name);
   const { sampler, ...settings } = knobs;
-  const run = { sampler, knobs, panel, given, length, steps: [], text: "", report: null, measured: {}, solved: null,
+  const run = { sampler, knobs, panel, given, length, steps: [], looks: [], text: "", report: null, measured: {}, solved: null,
     ended: false, pointed: null, cells: [], canvas: part("ol"), note: part(".note"), cellNote: part(".cell-note"),
     curve: part(".curve"), objective: part(".objective"), answer: part(".answer"), verdict: part(".verdict"),
     figures: part("dl") };
@@ -177,7 +191,8 @@ function draw() {
   const canvases = runs.map(written);
   runs.forEach((run, side) => {
     const step = Math.min(shown, run.steps.length);
-    drawCanvas(run, step, canvases[side], canvases[1 - side], shown);
+    if (run.isPicture) drawPicture(run, step);
+    else drawCanvas(run, step, canvases[side], canvases[1 - side], shown);
     drawNotes(run, step, curves[side]);
     drawCurve(run.curve, curves[side], curves[1 - side], step, Math.max(1, most()), nats, runs[1 - side].sampler);
     drawObjective(run.objective, run.steps[step - 1], step);
@@ -199,7 +214,7 @@ function drawNotes(run, step, curve) {
     words = `Step ${step}: ${places}${how && `; ${how}`}. ${curve[step].toFixed(3)} nats so far.`;
   }
   run.note.textContent = words;
-  const hint = "Point at a token, or use the arrow keys, for its numbers.";
+  const hint = run.isPicture ? "" : "Point at a token, or use the arrow keys, for its numbers.";
   run.cellNote.textContent = run.cells[run.pointed]?.ariaLabel ?? hint;
 }
 
@@ -232,12 +247,15 @@ for (const button of document.querySelectorAll("[data-prompt]")) {
   button.addEventListener("click", () => {
     byId("prompt").value = button.dataset.prompt;
     byId("max_tokens").value = button.dataset.tokens;
+    byId("kind").value = "pictures" in button.dataset ? "picture" : "text";
   });
 }
 document.querySelector("[data-prompt]").click();
 
 try {
-  const known = (await (await request("infogain/samplers", {})).json()).samplers;
+  const { samplers: known, writes_pictures: writesPictures } = await (await request("infogain/samplers", {})).json();
+  for (const part of document.querySelectorAll("[data-pictures]")) part.hidden = !writesPictures;
+  if (writesPictures) document.querySelector("[data-prompt][data-pictures]").click();
   samplers = new Map(known.map((sampler) => [sampler.name, sampler]));
   setUp(samplers);
   await showRecorded();

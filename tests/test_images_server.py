@@ -1,0 +1,346 @@
+"""A real server of pictures: OpenAI's client, streams, edits, refusals, and clients that leave."""
+
+import asyncio
+import base64
+import io
+import json
+import random
+import re
+import shlex
+import subprocess
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import torch
+from browser import fill, open_browser, open_page, run, text_of
+from checkpoints import write_magvit, write_mmada
+from clients import client as http_client
+from clients import wait_until_idle
+from PIL import Image
+from readme import PAGES
+from scrape import scrape, total, wait_for_running
+from selenium.webdriver.common.by import By
+from server import openai_client, serve
+from transformers import AutoTokenizer
+
+import vllm_infogain
+from vllm_infogain.engine.pictures import IN_THE_MODEL
+from vllm_infogain.images.canvas import UNKNOWN
+from vllm_infogain.images.magvit import Magvit, pixels
+from vllm_infogain.images.prompt import text_to_image_prompt
+from vllm_infogain.request.image_tokens import ImageTokens
+from vllm_infogain.serving.images import GENERATIONS
+
+pytestmark = pytest.mark.engine
+
+ENGINE = {"dtype": "float32", "block_size": 32, "kv_cache_memory_bytes": 64 << 20}
+NAME, CODES_PER_SIDE, SIDE = "tiny-image", 8, 32
+CODES = CODES_PER_SIDE**2
+PROMPT = "a red circle"
+FEW = {"sampler": "entropy", "schedule": "linear", "steps": 8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("mmada")
+    write_mmada(path, codes_per_side=CODES_PER_SIDE)
+    write_magvit(path / IN_THE_MODEL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    with serve(
+        str(folder), "--plugin", "infogain", "--dtype", "float32", "--block-size", "32", "--served-model-name", NAME,
+        "--kv-cache-memory-bytes", "67108864", environment={"VLLM_PLUGINS": "infogain,infogain_page"},
+    ) as address:  # fmt: skip
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url) -> openai.OpenAI:
+    return openai_client(url)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder) -> Magvit:
+    return Magvit.from_checkpoint(folder / IN_THE_MODEL)
+
+
+@pytest.fixture(scope="module")
+def tokens(folder) -> ImageTokens:
+    config = json.loads((folder / "config.json").read_text())
+    return ImageTokens(**{name: value for name, value in config.items() if name in ImageTokens.__dataclass_fields__})
+
+
+def opened(b64_json: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(b64_json)))
+
+
+@torch.no_grad()
+def assert_shows(b64_json: str, codes: list[int], tokenizer: Magvit) -> None:
+    """A picture is what the tokenizer makes of these codes; fractions that are cut off may fall to either side."""
+    grid = torch.tensor(codes).reshape(1, CODES_PER_SIDE, CODES_PER_SIDE)
+    due = pixels(tokenizer.decode(grid.clamp(min=0), grid == UNKNOWN))[0].int()
+    shown = torch.from_numpy(np.asarray(opened(b64_json).convert("RGB")).astype(np.int32))
+    assert shown.shape == due.shape == (SIDE, SIDE, 3)
+    assert (shown - due).abs().max() <= 1
+
+
+def codes_of(report: dict[str, Any], start: list[int], steps: int | None = None) -> list[int]:
+    """Codes after so many steps of a trajectory."""
+    codes = list(start)
+    for step in report["trajectory"][:steps]:
+        for position, token in zip(step["positions"], step["tokens"], strict=True):
+            codes[position] = token
+    return codes
+
+
+def generate(client: openai.OpenAI, prompt: str = PROMPT, **given: Any) -> Any:
+    """By the unmodified client; what OpenAI does not have goes into `extra_body`."""
+    extra = {name: given.pop(name) for name in ("seed", "temperature", "guidance_scale", "vllm_xargs") if name in given}
+    return client.images.generate(model=NAME, prompt=prompt, extra_body=extra, **given)
+
+
+@pytest.mark.parametrize("knobs", [FEW, {"num_candidates": 3, "steps": 6}])
+def test_a_picture_is_the_decode_of_the_codes_that_the_same_request_for_tokens_gives(
+    knobs, client, folder, tokenizer, tokens
+):
+    answer = generate(client, n=2, seed=3, vllm_xargs=knobs)
+    text = client.completions.with_raw_response  # token ids come beside the text
+    words = httpx.post(
+        f"{str(client.base_url).removesuffix('/v1/')}/tokenize",
+        json={"model": NAME, "prompt": PROMPT, "add_special_tokens": False},
+    ).json()["tokens"]
+    raw = text.create(
+        model=NAME, prompt=text_to_image_prompt(words, tokens), max_tokens=CODES, temperature=0.4, seed=3, n=2,
+        extra_body={"vllm_xargs": knobs | {"image": 1}, "return_token_ids": True},
+    ).http_response.json()  # fmt: skip
+    assert len(answer.data) == 2
+    assert answer.data[0].b64_json != answer.data[1].b64_json
+    for picture, choice in zip(answer.data, raw["choices"], strict=True):
+        assert_shows(picture.b64_json, [token - tokens.image_token_offset for token in choice["token_ids"]], tokenizer)
+        assert picture.infogain["cumulative_entropy"] == choice["infogain"]["cumulative_entropy"]
+    assert answer.usage.output_tokens == raw["usage"]["completion_tokens"] == 2 * CODES
+    assert answer.usage.input_tokens == raw["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_a_picture_comes_in_the_format_that_is_asked_for(output_format, client):
+    answer = generate(client, output_format=output_format, response_format="b64_json", size="auto", vllm_xargs=FEW)
+    picture = opened(answer.data[0].b64_json)
+    assert (picture.format, picture.size) == (output_format.upper(), (SIDE, SIDE))
+    assert (answer.output_format, answer.size) == (output_format, "32x32")
+
+
+def test_a_stream_shows_the_canvas_half_filled(client, tokenizer, tokens):
+    knobs = FEW | {"return_trajectory": 1}
+    *looks, last = generate(client, stream=True, partial_images=3, seed=1, vllm_xargs=knobs)
+    assert [event.type for event in looks] == ["image_generation.partial_image"] * 3
+    assert last.type == "image_generation.completed"
+    trajectory = last.infogain["trajectory"]
+    assert len(trajectory) == 8
+    unknown = [UNKNOWN + tokens.image_token_offset] * CODES
+    for event, steps in zip((*looks, last), (2, 4, 6, 8), strict=True):
+        codes = [token - tokens.image_token_offset for token in codes_of(last.infogain, unknown, steps)]
+        assert_shows(event.b64_json, codes, tokenizer)
+    whole = generate(client, seed=1, vllm_xargs=FEW)
+    assert whole.data[0].b64_json == last.b64_json
+    ((event),) = generate(client, stream=True, seed=1, vllm_xargs=FEW)
+    assert (event.type, event.b64_json) == (last.type, last.b64_json)
+
+
+def file_of(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "png")
+    return file.getvalue()
+
+
+@torch.no_grad()
+def test_an_edit_draws_anew_what_the_mask_leaves_open_and_keeps_the_other_codes(client, tokenizer, tokens):
+    given = opened(generate(client, seed=5, vllm_xargs=FEW).data[0].b64_json).convert("RGB")
+    mask = Image.new("RGBA", (SIDE, SIDE), (255, 255, 255, 255))
+    mask.paste((0, 0, 0, 0), (0, 0, SIDE // 2, SIDE))  # the left half
+    answer = client.images.edit(
+        model=NAME, prompt="a blue square", image=("a.png", file_of(given)), mask=("b.png", file_of(mask)),
+        extra_body={"seed": 2, "vllm_xargs": FEW | {"return_trajectory": 1}},
+    )  # fmt: skip
+    raw = torch.from_numpy(np.asarray(given).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    kept = tokenizer.encode(raw).flatten().tolist()
+    report = answer.data[0].infogain
+    written = {place for step in report["trajectory"] for place in step["positions"]}
+    assert written == {place for place in range(CODES) if place % CODES_PER_SIDE < CODES_PER_SIDE // 2}
+    codes = codes_of(report, [code + tokens.image_token_offset for code in kept])
+    assert_shows(answer.data[0].b64_json, [token - tokens.image_token_offset for token in codes], tokenizer)
+    assert answer.usage.input_tokens_details.image_tokens == CODES // 2
+
+
+REFUSED = {
+    "size": {"size": "1024x1024"},
+    "response_format": {"response_format": "url"},
+    "quality": {"quality": "hd"},
+    "prompt": {"prompt": "a" * 128},
+    "partial_images": {"partial_images": 1},
+    "guidance_scale": {"guidance_scale": 1e6},
+    "vllm_xargs.image": {"vllm_xargs": {"image": 0}},
+    "num_candidates": {"vllm_xargs": {"num_candidates": 65}},
+    "tokens_per_step": {"vllm_xargs": {"tokens_per_step": 3, "schedule": "linear"}},
+}
+
+
+@pytest.mark.parametrize("named", REFUSED)
+def test_a_request_that_cannot_be_served_is_refused_by_the_fields_name(named, client):
+    with pytest.raises(openai.BadRequestError) as refusal:
+        generate(client, **REFUSED[named])
+    assert named in refusal.value.body["message"]
+
+
+def test_a_refusal_of_the_engine_comes_before_a_stream_begins(client):
+    with pytest.raises(openai.BadRequestError, match="num_candidates"):
+        generate(client, stream=True, vllm_xargs={"num_candidates": 65})
+
+
+def test_another_model_is_not_found(client):
+    with pytest.raises(openai.NotFoundError):
+        client.images.generate(model="other", prompt=PROMPT)
+
+
+# Clients that leave.
+
+ENDLESS = {"schedule": "fixed", "tokens_per_step": 1, "num_candidates": 64, "bypass_threshold": 1}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_what_its_request_holds(stream, url):
+    wait_until_idle(url)
+    body = {"prompt": PROMPT, "vllm_xargs": ENDLESS}
+    body |= {"stream": True, "partial_images": 3} if stream else {"n": 10}
+    samples = 1 if stream else 10
+    before = total(scrape(url), "vllm:diffusion_num_denoising_steps_total")
+
+    async def ask_and_leave() -> None:
+        async with http_client(url) as http:
+            asking = asyncio.create_task(http.post(GENERATIONS, json=body))
+            await asyncio.to_thread(wait_for_running, url, samples)
+            asking.cancel()
+
+    asyncio.run(ask_and_leave())
+    wait_until_idle(url)
+    taken = total(scrape(url), "vllm:diffusion_num_denoising_steps_total") - before
+    assert taken < samples * CODES, "it ran to its end"
+
+
+# The live page.
+
+
+def test_the_live_page_draws_both_samplers_pictures(url, client):
+    with open_browser() as browser, open_page(browser, url) as page:
+        fill(page, tokens_per_step=16)
+        run(page)
+        prompt = page.find_element(By.ID, "prompt").get_attribute("value")
+        pictures = page.find_elements(By.CSS_SELECTOR, ".panel .picture")
+        shown = [picture.get_attribute("src").rpartition(",")[2] for picture in pictures]
+        assert text_of(page, "shown") == "4 of 4"
+    due = [
+        generate(client, prompt, seed=1, temperature=0, vllm_xargs={"sampler": sampler, "tokens_per_step": 16})
+        for sampler in ("entropy", "info_gain")
+    ]
+    assert shown == [answer.data[0].b64_json for answer in due]
+    assert shown[0] != shown[1]
+
+
+# The page of the documentation.
+
+
+def examples(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGES["vllm_infogain/serving/IMAGES.md"], re.MULTILINE | re.DOTALL)
+
+
+def test_the_pages_examples_of_a_server_run_as_printed(url, capsys):
+    (command,) = examples("bash")
+    done = subprocess.run(
+        shlex.split(command.replace("localhost:8000", url.removeprefix("http://"))), capture_output=True, check=True
+    )
+    assert [opened(one["b64_json"]).size for one in json.loads(done.stdout)["data"]] == [(SIDE, SIDE)] * 2
+    for example in examples("py")[:2]:
+        exec(example.replace("http://localhost:8000", url), {"SIDE": SIDE})
+    assert capsys.readouterr().out.endswith("codes kept\n")
+
+
+@pytest.mark.slow
+def test_the_pages_examples_without_a_server_run_as_printed(folder, capsys, monkeypatch):
+    monkeypatch.setattr(vllm_infogain, "load_llm", partial(vllm_infogain.load_llm, **ENGINE))
+    offline, library = examples("py")[2:]
+    exec(offline, {"MODEL": str(folder)})
+    assert capsys.readouterr().out.count("(32, 32)") == 4
+    names = {"model": write_mmada(folder, codes_per_side=CODES_PER_SIDE), "FOLDER": folder / IN_THE_MODEL}
+    exec(library, names | {"tokenizer": AutoTokenizer.from_pretrained(folder)})
+    assert capsys.readouterr().out == "(32, 32)\n"
+
+
+# Many at once.
+
+CLIENTS, REQUESTS = 8, 200
+
+
+@pytest.mark.slow
+def test_pictures_and_texts_of_many_clients_are_each_answered_as_if_alone(url):
+    """200 requests, some aborted or left in mid-stream; how long /health takes meanwhile is printed."""
+    rng = random.Random(1)
+    kinds = [
+        (GENERATIONS, {"prompt": PROMPT, "seed": seed, "vllm_xargs": FEW | {"sampler": sampler}, **more})
+        for seed, (sampler, more) in enumerate(
+            [("entropy", {}), ("uniform", {"n": 2}), ("confidence", {"stream": True, "partial_images": 2}),
+             ("margin", {"background": "opaque"}), ("entropy", {"output_format": "webp"})]
+        )
+    ]  # fmt: skip
+    kinds += [
+        ("/v1/completions", {"model": NAME, "prompt": "multiply 6*7", "max_tokens": 16, "seed": seed})
+        for seed in range(3)
+    ]
+
+    async def answer(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> list[Any]:
+        response = await http.post(path, json=body)
+        assert response.status_code == 200, response.text
+        if body.get("stream"):
+            events = [json.loads(line[6:]) for line in response.text.split("\n") if line.startswith("data: ")]
+            return [event["b64_json"] for event in events]
+        parsed = response.json()
+        return [one["b64_json"] for one in parsed["data"]] if "data" in parsed else [parsed["choices"][0]["text"]]
+
+    async def besiege() -> float:
+        async with http_client(url) as http:
+            due = [await answer(http, *kind) for kind in kinds]
+            jobs = iter([(rng.randrange(len(kinds)), rng.random()) for _ in range(REQUESTS)])
+            served = 0
+
+            async def one_client() -> None:
+                nonlocal served
+                for kind, manner in jobs:
+                    if manner < 0.2:
+                        asking = asyncio.create_task(answer(http, *kinds[kind]))
+                        await asyncio.wait({asking}, timeout=manner)
+                        asking.cancel()
+                        continue
+                    assert await answer(http, *kinds[kind]) == due[kind]
+                    served += 1
+
+            clients = asyncio.gather(*(one_client() for _ in range(CLIENTS)))
+            slowest = 0.0
+            while not clients.done():
+                asked = time.perf_counter()
+                assert (await http.get("/health")).status_code == 200
+                slowest = max(slowest, time.perf_counter() - asked)
+                await asyncio.sleep(0.02)
+            await clients
+            assert served > REQUESTS // 2
+            return slowest
+
+    print(f"the slowest /health took {asyncio.run(besiege()):.3f} s")
+    wait_until_idle(url)
