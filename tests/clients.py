@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import openai
+from engines import Job
 from scrape import scrape
 from traffic import COMPLETIONS, Call
 from waiting import PATIENCE, wait_until
@@ -66,6 +68,24 @@ async def ask_streamed(http: httpx.AsyncClient, call: Call, leave_after: int | N
             if chunks == leave_after:
                 return None
     return Answer(200, tuple((texts[index], ids[index], reasons[index]) for index in sorted(reasons)))
+
+
+def completed(url: str, model: str, jobs: list[Job]) -> list[list[int]]:
+    """Tokens of the jobs, sent at once by OpenAI's client."""
+
+    async def send_all():
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client:
+            sent = [
+                client.completions.create(
+                    model=model, prompt=job.prompt, max_tokens=job.max_tokens, temperature=job.temperature,
+                    seed=job.seed,
+                    extra_body={"ignore_eos": True, "vllm_xargs": job.knobs, "return_token_ids": True},
+                )
+                for job in jobs
+            ]  # fmt: skip
+            return await asyncio.gather(*sent)
+
+    return [answer.choices[0].token_ids for answer in asyncio.run(send_all())]
 
 
 def _text(call: Call, choice: dict[str, Any]) -> str:

@@ -8,7 +8,8 @@ Random weights answer nonsense; what counts is that the released format is serve
 
 import argparse
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import openai
@@ -30,8 +31,9 @@ KNOBS = {"info_gain": {"sampler": "info_gain", "bypass_threshold": 1}, "entropy"
 SAMPLERS = tuple(KNOBS)
 
 
-def ask(family: str, workers: int = 1, ray: bool = False) -> dict[str, tuple[str, dict]]:
-    """The answer of each sampler to one request, and the report of it, from a server started for it."""
+@contextmanager
+def serving(family: str, workers: int = 1, ray: bool = False) -> Iterator[tuple[str, Path]]:
+    """A server started for the family: its URL, and the checkpoint that it serves."""
     with ExitStack() as stack:
         checkpoint = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         FAMILIES[family](checkpoint)
@@ -42,8 +44,12 @@ def ask(family: str, workers: int = 1, ray: bool = False) -> dict[str, tuple[str
         if ray:
             environment |= stack.enter_context(ray_cluster(nodes=workers))
             arguments += ["--distributed-executor-backend", "ray"]
-        url = stack.enter_context(serve(*arguments, environment=environment))
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
+        yield stack.enter_context(serve(*arguments, environment=environment)), checkpoint
+
+
+def ask(url: str, family: str) -> dict[str, tuple[str, dict]]:
+    """The answer of each sampler to one request, and the report of it."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client:
         choices = {
             sampler: client.completions.create(
                 model=family, prompt="3*7=", max_tokens=16, temperature=0,
@@ -51,7 +57,7 @@ def ask(family: str, workers: int = 1, ray: bool = False) -> dict[str, tuple[str
             ).choices[0]
             for sampler in SAMPLERS
         }  # fmt: skip
-        return {sampler: (choice.text, choice.model_extra["infogain"]) for sampler, choice in choices.items()}
+    return {sampler: (choice.text, choice.model_extra["infogain"]) for sampler, choice in choices.items()}
 
 
 def main() -> None:
@@ -59,8 +65,10 @@ def main() -> None:
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("--workers", type=int, default=1, help="tensor-parallel size")
     parser.add_argument("--ray", action="store_true", help="place the workers by Ray, one on each of as many nodes")
-    for sampler, (text, _) in ask(**vars(parser.parse_args())).items():
-        print(f"{sampler}: {text!r}")
+    arguments = parser.parse_args()
+    with serving(**vars(arguments)) as (url, _):
+        for sampler, (text, _) in ask(url, arguments.family).items():
+            print(f"{sampler}: {text!r}")
 
 
 if __name__ == "__main__":

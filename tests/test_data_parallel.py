@@ -1,11 +1,10 @@
 """Two engines behind one server: requests are spread over both, and each is answered as one engine answers it."""
 
-import asyncio
 import re
 import urllib.request
 
-import openai
 import pytest
+from clients import completed
 from engines import Job, running
 from server import serve
 from waiting import PATIENCE
@@ -21,24 +20,6 @@ JOBS = [
 ]
 
 
-def completions(url: str, jobs: list[Job]) -> list[list[int]]:
-    """Tokens of the jobs, sent at once."""
-
-    async def send_all():
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client:
-            sent = [
-                client.completions.create(
-                    model=SERVED_NAME, prompt=job.prompt, max_tokens=job.max_tokens, temperature=job.temperature,
-                    seed=job.seed,
-                    extra_body={"ignore_eos": True, "vllm_xargs": job.knobs, "return_token_ids": True},
-                )
-                for job in jobs
-            ]  # fmt: skip
-            return await asyncio.gather(*sent)
-
-    return [answer.choices[0].token_ids for answer in asyncio.run(send_all())]
-
-
 def answered_by_engine(url: str, counter: str = "vllm:generation_tokens") -> dict[str, float]:
     with urllib.request.urlopen(f"{url}/metrics", timeout=PATIENCE) as response:
         text = response.read().decode()
@@ -50,8 +31,8 @@ def test_two_engines_share_the_requests_and_answer_as_one():
     with running(None, model=object()) as engine:
         expected = [list(output.outputs[0].token_ids) for output in engine.run(JOBS)]
     with serve("--plugin", "infogain", "--data-parallel-size", "2") as url:
-        assert completions(url, JOBS) == expected
-        assert completions(url, JOBS[:1]) == expected[:1]  # the other engine idles
+        assert completed(url, SERVED_NAME, JOBS) == expected
+        assert completed(url, SERVED_NAME, JOBS[:1]) == expected[:1]  # the other engine idles
         counts = answered_by_engine(url)
         assert answered_by_engine(url, "vllm:diffusion_num_committed_tokens") == counts
     assert counts.keys() == {"0", "1"}

@@ -1,23 +1,33 @@
-"""Every family is served in its released format, each on one of the paths; the command does any of them."""
+"""Every family is served in its released format, by two workers that share every layer: it gives the tokens of one."""
 
 import pytest
-from serve_family import FAMILIES, SAMPLERS, ask
+from clients import completed
+from engines import running
+from jobs import BLOCK_CAUSAL, CACHED
+from serve_family import FAMILIES, SAMPLERS, ask, serving
 
 pytestmark = pytest.mark.engine
 
+STEPS = {"infogain": {"steps_per_schedule": 7}}  # other than the server's
+
 
 @pytest.mark.parametrize(
-    ("family", "workers", "ray"),
+    ("family", "jobs", "ray"),
     [
-        ("dream", 2, False),
-        ("sdar", 2, True),
-        ("sdar_moe", 1, False),
-        ("llada_moe", 2, False),
-        ("llada2_moe", 1, False),
+        ("dream", CACHED[:6], False),
+        ("sdar", BLOCK_CAUSAL, True),
+        ("sdar_moe", BLOCK_CAUSAL, False),
+        ("llada_moe", CACHED[:6], False),
+        ("llada2_moe", BLOCK_CAUSAL, False),
     ],
 )
-def test_a_family_served_without_any_flag_of_ours_answers_an_openai_client(family: str, workers: int, ray: bool):
-    answers = ask(family, workers, ray)
+def test_a_family_served_without_any_flag_of_ours_answers_an_openai_client_as_one_worker_does(family, jobs, ray):
+    with serving(family, workers=2, ray=ray) as (url, checkpoint):
+        answers = ask(url, family)
+        tokens = completed(url, family, jobs)
+        with running(checkpoint, model=object(), additional_config=STEPS) as engine:
+            assert tokens == [list(output.outputs[0].token_ids) for output in engine.run(jobs)]
+    assert sum(map(len, tokens)) == sum(job.max_tokens for job in jobs)
     assert answers.keys() == set(SAMPLERS)
     for text, report in answers.values():
         assert text

@@ -7,14 +7,12 @@ import subprocess
 import sys
 import textwrap
 
-import openai
 import pytest
 import vllm.platforms
 from child import generate
 from engines import Job, running
 from jobs import CACHED
 from ray_cluster import ray_cluster
-from server import serve
 from vllm.platforms.cpu import CpuPlatform
 from vllm.plugins import PLATFORM_PLUGINS_GROUP
 from waiting import PATIENCE
@@ -26,46 +24,16 @@ JOBS = [
     Job("exact", {"sampler": "info_gain", "block_length": 8, "bypass_threshold": 1.0}, 16),
     Job("warm", {"sampler": "entropy", "tokens_per_step": 2, "block_length": 8}, 16, 0.8, 4),
 ]
-TWO_WORKERS = {"tensor_parallel_size": 2, "distributed_executor_backend": "ray"}
 
 
-@pytest.fixture(scope="module")
-def cluster():
+@pytest.mark.engine
+def test_two_workers_on_two_nodes_give_the_tokens_of_one(checkpoint):
+    """A server's workers: test_families_served.py."""
     with ray_cluster(nodes=2) as environment:
-        yield environment
-
-
-@pytest.fixture(scope="module")
-def expected(checkpoint) -> list[list[int]]:
+        tokens = generate(checkpoint, JOBS, environment, tensor_parallel_size=2, distributed_executor_backend="ray")
     with running(checkpoint, model=object()) as engine:
-        return [list(output.outputs[0].token_ids) for output in engine.run(JOBS)]
-
-
-@pytest.mark.engine
-def test_two_workers_on_two_nodes_give_the_tokens_of_one(cluster, checkpoint, expected):
-    tokens = generate(checkpoint, JOBS, cluster, **TWO_WORKERS)
-    assert tokens == expected
+        assert tokens == [list(output.outputs[0].token_ids) for output in engine.run(JOBS)]
     assert sum(map(len, tokens)) == sum(job.max_tokens for job in JOBS)
-
-
-@pytest.mark.engine
-def test_a_server_whose_workers_ray_placed_answers_as_one_worker_does(cluster, checkpoint, expected):
-    flags = [text for name, value in TWO_WORKERS.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    with (
-        serve(
-            str(checkpoint), "--plugin", "infogain", *flags, "--dtype", "float32", "--block-size", "32",
-            "--kv-cache-memory-bytes", "67108864", "--served-model-name", "tiny", environment=cluster,
-        ) as url,
-        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client,
-    ):  # fmt: skip
-        answers = [
-            client.completions.create(
-                model="tiny", prompt=job.prompt, max_tokens=job.max_tokens, temperature=job.temperature, seed=job.seed,
-                extra_body={"ignore_eos": True, "vllm_xargs": job.knobs, "return_token_ids": True},
-            )
-            for job in JOBS
-        ]  # fmt: skip
-    assert [answer.choices[0].token_ids for answer in answers] == expected
 
 
 # The entry that makes it possible without a GPU.
