@@ -39,7 +39,7 @@ def _make_complete_request(process_inputs):
     def wrapper(self, request_id, prompt, params, *args, **kwargs):
         from vllm_infogain.engine.identity import is_active
         from vllm_infogain.serving.admission import check_constraint_first, check_options, check_request, refusing
-        from vllm_infogain.serving.admitted import admitted, rendered, with_canvas
+        from vllm_infogain.serving.admitted import admitted, completed, rendered
 
         if not is_active(self.vllm_config):
             samples.verify(params)
@@ -47,7 +47,7 @@ def _make_complete_request(process_inputs):
         if not (isinstance(prompt, dict) and "type" in prompt):
             prompt = rendered(self, prompt, kwargs.get("tokenization_kwargs"))
         found = admitted(prompt, params)
-        params = found.params if found else with_canvas(self, params, prompt)
+        params = found.params if found else completed(self, params, prompt)
         if not found:
             check_constraint_first(getattr(params, "structured_outputs", None), self.vllm_config)
         with refusing():

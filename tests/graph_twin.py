@@ -168,12 +168,13 @@ def broken(fault: str) -> Iterator[None]:
 def run(family: str, fault: str) -> dict[str, Any]:
     """Whether an engine with graphs answers as the oracle does, and what it captured and replayed."""
     from engines import assert_matches_oracle, running
-    from jobs import BLOCK_CAUSAL, CACHED
+    from jobs import BLOCK_CAUSAL, CACHED, GUIDED
     from serve_family import FAMILIES
     from vllm.v1.worker.workspace import current_workspace_manager
 
     exact = [job for job in CACHED if "cache" not in job.knobs]
-    jobs = BLOCK_CAUSAL[:4] if family.startswith(("sdar", "llada2")) else exact if family == "llada_moe" else CACHED[:5]
+    both_ways = exact if family == "llada_moe" else [*CACHED[:5], *GUIDED[:3]]
+    jobs = BLOCK_CAUSAL[:4] if family.startswith(("sdar", "llada2")) else both_ways
     path = Path(tempfile.mkdtemp())
     model = FAMILIES[family](path)
     TapeGraph.captured = TapeGraph.replayed = 0

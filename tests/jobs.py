@@ -15,6 +15,25 @@ CACHED = [
     Job("klass", {"sampler": "klass", "cache": "dual", "block_length": 8}, 30),
 ]
 
+# Each in its own way: another prompt or none, longer or shorter than the prompt, and with what else goes with it.
+GUIDED = [
+    Job("one", {"guidance_scale": 1.5, "block_length": 8, "bypass_threshold": 1.0, "num_candidates": 4}, 20),
+    Job("a longer prompt", {"guidance_scale": 3.5, "guidance_prompt_ids": [9, 8], "tokens_per_step": 2}, 30),
+    Job("s", {"guidance_scale": 0.5, "guidance_prompt_ids": [*range(10, 50)], "cache": "dual", "block_length": 8}, 24),
+    Job("greedy", {"guidance_scale": 2, "sampler": "entropy", "cache": "prefix", "block_length": 16}, 40),
+    Job(
+        "beam",
+        {
+            "guidance_scale": 1, "guidance_prompt_ids": [9] * 21, "sampler": "beam", "cache": "dual", "block_length": 8,
+            "beam_width": 3, "num_candidates": 3,
+        },
+        24,
+    ),
+    Job("best", {"guidance_scale": 1, "sampler": "best_of_n", "cache": "prefix", "num_generations": 3}, 12, 1.0, 5),
+    Job("klass", {"guidance_scale": 1, "guidance_prompt_ids": [7], "sampler": "klass", "block_length": 8}, 20),
+    Job("prune", {"guidance_scale": 4, "prune": True, "bypass_threshold": 1.0, "suffix_token_ids": [7, 9]}, 14, 0.7, 3),
+]  # fmt: skip
+
 PREFIX = "a prefix that many of the prompts share, longer than two pages of the cache"
 BLOCK_CAUSAL = [
     Job(PREFIX, {"bypass_threshold": 1.0}, 30),

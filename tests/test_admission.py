@@ -206,6 +206,38 @@ def test_a_request_that_cannot_be_served_is_refused(served, fields, prompt, opti
     check_request(SamplingParams(max_tokens=16), [5], served)
 
 
+@pytest.mark.parametrize(
+    ("budget", "pages", "knobs", "message"),
+    [
+        (128, 0, {}, r"guidance_scale=2.0: .*\(80 positions\).*\(80\).* is 128: .*--max-num-batched-tokens 160"),
+        (150, 0, {"guidance_prompt_ids": [5] * 31}, "guidance_scale=2.0: .* is 150: .*--max-num-batched-tokens 151"),
+        (151, 10, {"guidance_prompt_ids": [5] * 31}, r"guidance_scale=2.0: .*the KV pool holds 144 positions"),
+        (160, 11, {}, None),
+        (160, 11, {"sampler": "beam", "cache": "dual", "beam_width": 2}, "beam_width=2: .* as many guides, .*160"),
+        (160, 21, {"sampler": "beam", "cache": "dual", "beam_width": 2}, None),
+    ],
+)
+def test_a_sequence_and_its_guide_must_fit_a_forward_and_the_pool(checkpoint, budget, pages, knobs, message):
+    served = config(checkpoint, max_num_batched_tokens=budget, max_num_seqs=8, block_size=16)
+    served.cache_config.num_gpu_blocks = pages  # one of them is vLLM's null page; 0: not known yet
+    params = SamplingParams(max_tokens=40, extra_args={"guidance_scale": 2, **knobs})
+    if message is None:
+        check_request(params, [5] * 40, served)
+        return
+    with pytest.raises(ValueError, match=message):
+        check_request(params, [5] * 40, served)
+
+
+def test_guides_count_as_rows(checkpoint):
+    served = config(checkpoint, additional_config={"infogain": {"request_rows": 8 * 2 * 56}})
+    guided = {"guidance_scale": 1, "num_candidates": 8}
+    check_request(SamplingParams(max_tokens=16, extra_args=guided), [5] * 40, served)
+    with pytest.raises(ValueError, match=r"num_candidates=8: .* differ in 113 positions are 904 rows"):
+        check_request(
+            SamplingParams(max_tokens=16, extra_args=guided | {"guidance_prompt_ids": [5] * 41}), [5] * 40, served
+        )
+
+
 @pytest.fixture
 def front_end(checkpoint):
     """Of an engine that never runs, and with a configuration of its own: what vLLM's front end does with a request."""
@@ -247,6 +279,22 @@ def test_the_front_end_parses_each_request_once_and_the_settings_once(front_end,
     front_end.input_processor.process_inputs("offline", tokens_input([5]), SamplingParams(max_tokens=2), ("generate",))
     assert len(requests) == 4
     assert len(settings) == 1
+
+
+def test_a_negative_prompt_becomes_token_ids_as_a_completions_prompt_does(front_end):
+    def made(text: str, **knobs) -> dict:
+        params = SamplingParams(max_tokens=4, extra_args={"guidance_scale": 1, "negative_prompt": text, **knobs})
+        request = front_end.generate({"prompt_token_ids": [5, 6]}, params, "a")
+        assert params.extra_args["negative_prompt"] == text, "the caller's own are left as they were"
+        return request.sampling_params.extra_args
+
+    assert made("a<|mask:2|>") == {"guidance_scale": 1, "guidance_prompt_ids": [0, VOCAB["a"], *[VOCAB[MASK]] * 2]}
+    with pytest.raises(ValueError, match=r"negative_prompt='10 characters': .*<\|mask7\|>"):
+        made("a<|mask7|>")
+    with pytest.raises(ValueError, match="negative_prompt='': its text has no tokens"):
+        made("")
+    with pytest.raises(ValueError, match="guidance_scale='much'"):
+        made("a", guidance_scale="much")
 
 
 def test_a_prompt_is_checked_again_with_other_parameters_and_decoded_with_those_it_was_checked_with(front_end):

@@ -45,6 +45,24 @@ def test_a_mixed_batch_equals_the_oracle_with_prefixes_found_and_not(engine: Eng
         assert engine.free_pages() == free
 
 
+def test_guided_requests_equal_the_oracle_beside_others_and_preempted(engine: Engine):
+    prompt, free = engine.prompt_ids(BLOCK_CAUSAL[0]), engine.free_pages()
+    other = [9] * (len(prompt) % BLOCK + 2 * BLOCK)
+    guided = [
+        Job(prompt, {"guidance_scale": 1.5, "bypass_threshold": 1.0, "num_candidates": 4}, 30),
+        Job(prompt, {"guidance_scale": 3, "guidance_prompt_ids": other, "tokens_per_step": 2}, 20),
+        Job([5], {"guidance_scale": 1, "guidance_prompt_ids": [6] * (1 + BLOCK), "sampler": "entropy"}, 14),
+        Job(prompt, {"guidance_scale": 1, "sampler": "beam", "beam_width": 2, "num_candidates": 3}, 9),
+        Job(prompt, {"guidance_scale": 2, "sampler": "best_of_n", "num_generations": 2}, 9, 1.0, 5),
+    ]
+    jobs = [*guided, *BLOCK_CAUSAL[:3]]
+    for job, output in zip(jobs, engine.run(jobs), strict=True):
+        assert_matches_oracle(engine, job, output)
+        assert job not in guided or output.num_cached_tokens == 0, "a guide's pages are nobody else's"
+    assert assert_preemptions_change_nothing(engine, jobs, every=3) > 0
+    assert engine.free_pages() == free
+
+
 def test_a_prefix_of_an_earlier_request_is_not_computed_again(engine: Engine):
     engine.scheduler.reset_prefix_cache()
     job = Job(PREFIX + "?", {"sampler": "ar"}, 8)
@@ -136,6 +154,10 @@ def test_a_salt_cannot_pass_for_another_block_length(engine: Engine):
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
+        (
+            {"guidance_scale": 1, "guidance_prompt_ids": [5] * 9},
+            r"guidance_prompt_ids='9 tokens': .*blocks of 4 .*the prompt has \(10\)",
+        ),
         ({"cache": "dual"}, "cache='dual': the model attends block by block; give 'none'"),
         ({"block_length": 0}, "block_length=0: the model attends block by block, .*; give 1 or more"),
         ({"block_length": 129}, "block_length=129: give at most the model length of 128"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from checkpoints import write_dream
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, assert_preemptions_change_nothing, running
-from jobs import CACHED
+from jobs import CACHED, GUIDED
 from knobs import fitting
 
 import vllm_infogain
@@ -83,7 +83,7 @@ def test_a_mixed_batch_of_modes_equals_the_oracle_request_by_request(engine: Eng
 
 
 def test_a_preemption_changes_nothing(engine: Engine):
-    assert assert_preemptions_change_nothing(engine, CACHED) > 0
+    assert assert_preemptions_change_nothing(engine, [*CACHED, *GUIDED]) > 0
 
 
 def test_inside_a_block_only_its_rows_and_the_one_before_run(engine: Engine):

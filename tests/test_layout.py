@@ -1,5 +1,7 @@
 """Every position of every candidate lies in exactly one place, and what candidates share is one copy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,24 @@ def test_rows_of_a_block_causal_state_attend_up_to_the_end_of_their_block():
     assert batch.keys.tolist() == [8, 12, 14]
     assert batch.page_table.tolist() == [[5, 6, 7]] * 3
     assert batch.slot_mapping.tolist() == [5 * 32 + position for position in range(4, 14)]
+
+
+def test_rows_of_guides_are_those_of_the_group_before_and_no_logits_are_read_of_them():
+    def whole(length: int, pages: GroupPlan, scale: float = 0.0) -> SequenceGroup:
+        made = group(ForwardWindow(range(length), range(length), length), 2, pages)
+        return replace(made, tokens=made.tokens[:, :length], guidance_scale=scale)
+
+    groups = [
+        whole(4, GroupPlan(2, ((1,),), (2,))),
+        whole(6, GroupPlan(2, ((3,),), (4,))),
+        whole(5, GroupPlan(2, ((5,),), (6,)), scale=1.5),
+        whole(3, GroupPlan(2, ((7,),), (8,))),
+    ]
+    batch = build_batch(groups, 32, torch.device("cpu"))
+    assert batch.logit_rows.tolist() == [0, 3, 4, 7, 8, 13, 14, 19, 30, 32, 33, 35]
+    assert batch.guided_rows.tolist() == [8, 13, 14, 19]
+    assert batch.guide_rows.tolist() == [20, 24, 25, 29]
+    assert batch.guidance_scale.tolist() == [[1.5]] * 4
 
 
 @pytest.mark.parametrize("page_size", [16, 32])

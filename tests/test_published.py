@@ -79,14 +79,14 @@ def split_evenly(count: int, steps: int) -> list[int]:
     return [count // steps + (step < count % steps) for step in range(steps)]
 
 
-def write(state: list[int], scores: Tensor, tokens: Tensor, count: int) -> None:
+def write(state: list[int], scores: Tensor, tokens: Tensor, count: int, tie: float = TIE) -> None:
     """At the `count` masked positions of the best scores [length], of equals the first.
 
     Raises:
         TieError: which ones they are is for the rounding of the model's fp32 to decide.
     """
     values, order = scores.masked_fill(~is_masked(state), -1e9).sort(descending=True, stable=True)
-    if count < len(state) and 0 < values[count - 1] - values[count] < TIE:
+    if count < len(state) and 0 < values[count - 1] - values[count] < tie:
         raise TieError
     for position in order[:count].tolist():
         assert state[position] == MASK_ID
@@ -118,6 +118,28 @@ def llada_cases(seed: int) -> Iterator[Case]:
         for steps in range(LENGTH // block, LENGTH + 1, LENGTH // block):  # all that the blocks share evenly
             knobs = {"sampler": "confidence", "schedule": "linear", "steps": steps, "block_length": block}
             yield llada(prompt, steps, block), knobs, prompt
+
+
+def llada_cfg(prompt: list[int], steps: int, block: int, scale: float) -> Procedure:
+    """With `cfg_scale`: beside each state one whose prompt is masked. Logarithms of probabilities are logits but for a
+    constant of each row, which a softmax does not see."""
+    state = prompt + [MASK_ID] * LENGTH
+    for end in range(len(prompt) + block, len(state) + 1, block):
+        for count in split_evenly(block, steps * block // LENGTH):
+            logits = (yield list(state)).log()
+            without = (yield [MASK_ID] * len(prompt) + state[len(prompt) :]).log()
+            confidence, tokens = best_tokens((without + (scale + 1) * (logits - without)).softmax(-1))
+            confidence[end:] = -2.0
+            write(state, confidence, tokens, count, tie=(1 + 2 * scale) * TIE)
+    return state[len(prompt) :]
+
+
+def llada_cfg_cases(seed: int) -> Iterator[Case]:
+    prompt = list(range(10, 19 + seed))
+    for scale in (0.5, 2.0):
+        for block, steps in ((32, 32), (32, 13), (16, 16), (8, 32)):
+            knobs = {"sampler": "confidence", "schedule": "linear", "steps": steps, "block_length": block}
+            yield llada_cfg(prompt, steps, block, scale), knobs | {"guidance_scale": scale}, prompt
 
 
 def llada_eos_cases(seed: int) -> Iterator[Case]:
@@ -203,7 +225,7 @@ def llada2_cases(seed: int) -> Iterator[Case]:
 FAMILIES: dict[str, tuple[Callable[..., Model], list[Callable[[int], Iterator[Case]]]]] = {
     "LLaDA, its table larger than its vocabulary": (
         partial(write_llada, embedding_size=160),
-        [llada_cases, llada_eos_cases],
+        [llada_cases, llada_eos_cases, llada_cfg_cases],
     ),
     "LLaDA-MoE": (write_llada_moe, [llada_cases]),
     "Dream": (write_dream, [dream_cases]),

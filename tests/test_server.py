@@ -14,6 +14,7 @@ from server import MODEL_LENGTH, assert_refused, is_healthy, openai_client, serv
 from waiting import PATIENCE
 
 from vllm_infogain.embedded import SERVED_NAME
+from vllm_infogain.embedded.tokenizer import ANSWER, BOS, VOCAB
 
 pytestmark = pytest.mark.engine
 
@@ -327,6 +328,17 @@ def test_a_request_overrides_the_server_wide_defaults(client):
     assert more["candidates"] > 4 * more["steps"]
 
 
+def test_a_negative_prompt_is_the_prompt_of_the_guide(client):
+    def text(**knobs) -> str:
+        return client.completions.create(**request(12, guidance_scale=2, **knobs)).choices[0].text
+
+    ids = [VOCAB[BOS], *map(VOCAB.__getitem__, "judge 1+2=3"), VOCAB[ANSWER]]
+    as_ids = text(guidance_prompt_ids=ids)
+    assert text(negative_prompt="judge 1+2=3") == as_ids != text()
+    chat = client.chat.completions.create(**chat_request(12, guidance_scale=2, negative_prompt="judge 1+2=3"))
+    assert chat.choices[0].message.content == as_ids, "a message is the same prompt as its text here"
+
+
 # What is refused.
 
 TOO_LONG = MODEL_LENGTH - PROMPT_TOKENS + 1
@@ -357,6 +369,21 @@ BAD = {  # parameter that the message must name, arguments of the request
     "a bias of no token": ("logit_bias", request(body={"logit_bias": {"999": 1.0}})),
     "no token allowed but the mask": ("allowed_token_ids", request(body={"allowed_token_ids": [3]})),
     "two tokens per step beside a word": ("tokens_per_step", request(body={"bad_words": ["ab"]}, tokens_per_step=2)),
+    "a negative guidance": ("guidance_scale=-1", request(guidance_scale=-1)),
+    "a huge guidance": ("guidance_scale=1e+300", request(guidance_scale=1e300)),
+    "no number for guidance": ("guidance_scale", request(guidance_scale="NaN")),
+    "a negative prompt that guides nothing": ("negative_prompt", request(negative_prompt="a")),
+    "no text for a negative prompt": ("negative_prompt", request(guidance_scale=1, negative_prompt=7)),
+    "a negative prompt twice": (
+        "negative_prompt='a'",
+        request(guidance_scale=1, negative_prompt="a", guidance_prompt_ids=[5]),
+    ),
+    "almost a mask in a negative prompt": ("negative_prompt", request(guidance_scale=1, negative_prompt="a<|mask7|>")),
+    "too long a negative prompt": (
+        "negative_prompt",
+        request(guidance_scale=1, negative_prompt="a" * 2 * MODEL_LENGTH),
+    ),
+    "a guide outside the vocabulary": ("guidance_prompt_ids=999", request(guidance_scale=1, guidance_prompt_ids=[999])),
     "a name that vLLM no longer knows": ("guided_regex", request(body={"guided_regex": "ab"})),
     "any JSON object": ("response_format='json_object'", request(body={"response_format": {"type": "json_object"}})),
 }

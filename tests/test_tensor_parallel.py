@@ -6,7 +6,7 @@ The other families: test_families_served.py.
 import pytest
 from child import generate
 from engines import Job, running
-from jobs import CACHED
+from jobs import CACHED, GUIDED
 
 from vllm_infogain.request.params import SAMPLERS
 
@@ -18,8 +18,8 @@ EVERY_SAMPLER = [
 ]
 
 
-def test_every_sampler_and_every_cache_give_the_same_tokens_on_one_worker_and_on_two(checkpoint):
-    jobs = [*EVERY_SAMPLER, *CACHED]
+def test_every_sampler_cache_and_guide_gives_the_same_tokens_on_one_worker_and_on_two(checkpoint):
+    jobs = [*EVERY_SAMPLER, *CACHED, *GUIDED]
     seven, one = ({"infogain": {"steps_per_schedule": steps}} for steps in (7, 1))
     tokens = generate(checkpoint, jobs, tensor_parallel_size=2, additional_config=seven)
     with running(checkpoint, model=object(), additional_config=one) as engine:

@@ -172,6 +172,7 @@ FAULTS: list[tuple[str, Spoil]] = [
     ("structured_outputs.regex", _structured(regex="☃")), ("max_tokens", _structured(regex="a{40}")),
     ("tokens_per_step", _structured(regex="a*", tokens_per_step=2)),
     ("suffix_token_ids", _knob(suffix_token_ids=[VOCAB[MASK]])), ("diffusion_pinned", _knob(diffusion_pinned=[0])),
+    ("guidance_scale", _knob(guidance_scale=-0.1)), ("negative_prompt", _knob(negative_prompt="a")),
     ("stream_mode", _knob(stream_mode="token")), ("stream_mode", _knob(sampler="best_of_n", stream_mode="canvas")),
 ]  # fmt: skip
 BAD_PROMPTS = (

@@ -24,6 +24,7 @@ class SequenceGroup:
     pages: GroupPlan
     block: int  # positions per block of a block-causal model; 0: attention in both directions
     shift: int = 0  # rows by which the logits of a position lie before it
+    guidance_scale: float = 0.0  # above 0: these are the guides of the sequences of the group before
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,10 @@ class Batch:
     query_start_host: torch.Tensor  # the same on the host, where vLLM reads them too
     keys_host: torch.Tensor
     page_table: torch.Tensor  # [segments, pages] int32, padded with page 0
-    logit_rows: torch.Tensor  # [masked rows] int64: rows whose logits are needed, group by group
+    logit_rows: torch.Tensor  # [masked rows] int64: rows whose logits are needed, group by group; not of guides
+    guided_rows: torch.Tensor  # [guided] int64: those among them that have a guide
+    guide_rows: torch.Tensor  # [guided] int64: their guides' rows
+    guidance_scale: torch.Tensor  # [guided, 1] fp32
     copied_pages: torch.Tensor  # [2, pages] int64: from, to; before the forward
     longest: int  # rows of the longest segment
     most_keys: int
@@ -55,7 +59,9 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
         page_size: positions per KV page.
         device: where the model runs.
     """
-    ids, positions, slots, logit_rows, tables = [], [], [], [], []
+    ids, positions, slots, tables = [], [], [], []
+    nothing = np.empty(0, dtype=np.int64)
+    logit_rows, guided_rows, guide_rows, scales = [nothing], [nothing], [nothing], [np.empty((0, 1), dtype=np.float32)]
     lengths: list[int] = []
     keys: list[int] = []
     copies: list[tuple[int, int]] = []
@@ -70,7 +76,13 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
         positions.append(np.tile(np.arange(rows.start, rows.stop), count))
         slots.append((table[:, here // page_size] * page_size + here % page_size).ravel())
         first_rows = first_row + len(rows) * np.arange(count)
-        logit_rows.append((group.masked - group.shift - rows.start + first_rows[:, None]).ravel())
+        read = (group.masked - group.shift - rows.start + first_rows[:, None]).ravel()
+        if group.guidance_scale:
+            guided_rows.append(logit_rows[-1])
+            guide_rows.append(read)
+            scales.append(np.full((len(read), 1), group.guidance_scale, dtype=np.float32))
+        else:
+            logit_rows.append(read)
         segment_lengths, segment_keys = _segments(group)
         lengths += segment_lengths * count
         keys += segment_keys * count
@@ -83,7 +95,9 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
         page_table[first : first + len(table), : table.shape[1]] = table
         first += len(table)
 
-    per_row = [np.concatenate(arrays) for arrays in (ids, positions, slots, logit_rows)]
+    per_row = [
+        np.concatenate(arrays) for arrays in (ids, positions, slots, logit_rows, guided_rows, guide_rows, scales)
+    ]
     copied_pages = np.array(copies, dtype=np.int64).reshape(-1, 2).T
     query_start = np.array([0, *accumulate(lengths)], dtype=np.int32)
     keys_of = np.array(keys, dtype=np.int32)
@@ -93,10 +107,13 @@ def build_batch(groups: Sequence[SequenceGroup], page_size: int, device: torch.d
         positions=on_device[1],
         slot_mapping=on_device[2],
         logit_rows=on_device[3],
-        page_table=on_device[4],
-        copied_pages=on_device[5],
-        query_start=on_device[6],
-        keys=on_device[7],
+        guided_rows=on_device[4],
+        guide_rows=on_device[5],
+        guidance_scale=on_device[6],
+        page_table=on_device[7],
+        copied_pages=on_device[8],
+        query_start=on_device[9],
+        keys=on_device[10],
         query_start_host=torch.from_numpy(query_start),
         keys_host=torch.from_numpy(keys_of),
         longest=max(lengths),

@@ -17,7 +17,7 @@ from vllm_infogain.engine.arguments import check_additional_config
 from vllm_infogain.engine.identity import TOKENIZER_MODE, WORKER, is_active, is_our_model
 from vllm_infogain.model_executors import EXECUTORS
 from vllm_infogain.request.fields import ParameterError
-from vllm_infogain.request.from_vllm import block_causal_size
+from vllm_infogain.request.from_vllm import block_causal_size, row_budget
 
 logger = init_logger("vllm.infogain")
 
@@ -41,8 +41,7 @@ def check_engine(vllm_config: VllmConfig) -> None:
     config = vllm_config
     parallel = config.parallel_config
     longest = config.model_config.max_model_len
-    batched = config.scheduler_config.max_num_batched_tokens
-    budget = min(batched, config.scheduler_config.max_num_scheduled_tokens or batched)
+    budget = row_budget(config)
     refused = {
         "enable_prefix_caching": config.cache_config.enable_prefix_caching and not can_cache_prefixes(config),
         "async_scheduling": config.scheduler_config.async_scheduling,

@@ -10,7 +10,8 @@ from vllm_infogain.request.params import DecodingParams
 
 @dataclass(frozen=True)
 class NextForward:
-    """What one request wants evaluated next. Set by the runner, which has the logits."""
+    """What one request wants evaluated next, of which a sequence's guide is a part. Set by the runner, which has the
+    logits."""
 
     sequences: int  # 0: the canvas is full
     rows: int  # of each sequence
@@ -25,8 +26,9 @@ class GroupPlan:
     """What one request may evaluate in this step. Set by the scheduler."""
 
     sequences: int  # the next so many of what it asked for, or of its cached states
-    cached_pages: tuple[tuple[int, ...], ...]  # KV pages of each cached state; without a cache: of the first sequence
-    scratch: tuple[int, ...] = ()  # KV pages for its other candidates, for this step only
+    # KV pages of each cached state; without a cache: of the first sequence. Then those of their guides.
+    cached_pages: tuple[tuple[int, ...], ...]
+    scratch: tuple[int, ...] = ()  # KV pages for its other candidates, then for their guides, for this step only
     recompute_from: int | None = None  # not what it asked for: its cached states, from this one on, computed again
 
 

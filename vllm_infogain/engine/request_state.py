@@ -16,13 +16,13 @@ class RequestState:
     """One request, from its arrival to its end. Owner: the scheduler."""
 
     params: DecodingParams
-    length: int  # positions of one sequence
+    context_lengths: list[int]  # positions of its cached states and of their guides, whose pages it holds
     largest_rows: int  # rows of its largest group of candidates
     largest_scratch: int  # scratch pages that its largest group needs
     klass_mib: float  # of log-probabilities that the worker keeps for it from step to step
     shares_pages: bool  # with requests of the same prefix and block length: no page of it depends on what lies behind
     next_forward: NextForward  # what it wants evaluated next
-    extra_cached_pages: list[list] = field(default_factory=list)  # while it runs, of its cached states but the first
+    extra_cached_pages: list[list] = field(default_factory=list)  # while it runs, of its contexts but the first
     recompute_from: int | None = None  # after a preemption: the first cached state that is not computed again yet
     is_known: bool = False  # to the worker
 
@@ -30,15 +30,15 @@ class RequestState:
     def of(cls, request: Request, vllm_config: VllmConfig, page_size: int) -> RequestState:
         assert request.sampling_params is not None
         params = decoding_params(request.request_id, request.sampling_params, vllm_config)
-        length = params.length(request.num_prompt_tokens)
-        window = min(length, params.window(request.num_prompt_tokens))
-        own_pages = most_own_pages(window, length, page_size)
+        windows = params.windows(request.num_prompt_tokens)
+        lengths = [params.length(prompt) for prompt in params.prompt_lengths(request.num_prompt_tokens)]
+        own_pages = [most_own_pages(window, length, page_size) for window, length in zip(windows, lengths, strict=True)]
         return cls(
             params,
-            length,
-            largest_rows=params.most_sequences * window,
-            largest_scratch=(params.most_sequences - 1) * own_pages,
+            params.context_lengths(request.num_prompt_tokens),
+            largest_rows=params.most_sequences * sum(windows),
+            largest_scratch=(params.most_sequences - 1) * sum(own_pages),
             klass_mib=klass_mib(params, vllm_config),
-            shares_pages=params.block_causal and page_size % params.block_length == 0,
-            next_forward=NextForward(sequences=1, rows=length, own_pages=0),
+            shares_pages=params.block_causal and page_size % params.block_length == 0 and not params.is_guided,
+            next_forward=NextForward(sequences=1, rows=sum(lengths), own_pages=0),
         )

@@ -94,6 +94,7 @@ class InfoGainRunner(ModelHost):
         self.stats_recorder.batches += 1
         batch, asked = self._prepare(groups)
         hidden = self._forward(batch)
+        self._guide(hidden, batch.guided_rows, batch.guide_rows, batch.guidance_scale)
         first = 0
         for turn in self._turns(asked):
             batch_metadata = [decoder.metadata(count) for decoder, count, _ in turn]
@@ -122,11 +123,23 @@ class InfoGainRunner(ModelHost):
                 asked.append((running.decoder, plan.sequences))
                 if pending.window.refresh:
                     running.cached = pending
-            sequences.append(self._group(pending, plan, running.decoder.params))
+            sequences += self._groups(pending, plan, running.decoder)
         return build_batch(sequences, self.page_size, self.device), asked
 
     def _columns(self, request_id: str) -> tuple[int, int] | None:
         return self.requests[request_id].decoder.params.columns
+
+    def _groups(self, pending: Pending, plan: GroupPlan, decoder: Decoder) -> list[SequenceGroup]:
+        """The planned sequences and, in a group behind theirs, their guides."""
+        params, guide = decoder.params, decoder.guide
+        if guide is None:
+            return [self._group(pending, plan, params)]
+        half = len(plan.cached_pages) // 2
+        group = self._group(pending, replace(plan, cached_pages=plan.cached_pages[:half]), params)
+        others = 0 if group.window.refresh else plan.sequences - 1
+        used = others * len(layout(group.window, self.page_size, in_order=group.block > 0).own)
+        theirs = replace(plan, cached_pages=plan.cached_pages[half:], scratch=plan.scratch[used:])
+        return [group, replace(self._group(pending.guides(guide), theirs, params), guidance_scale=guide.scale)]
 
     def _group(self, pending: Pending, plan: GroupPlan, params: DecodingParams) -> SequenceGroup:
         part = pending.part(plan.sequences)
@@ -183,14 +196,15 @@ class InfoGainRunner(ModelHost):
         pending, cached = running.decoder.pending, running.cached
         if pending is None:
             return NextForward(sequences=0, rows=0, own_pages=0)
-        is_block_causal = running.decoder.params.block_causal
-        own = layout(pending.window, self.page_size, in_order=is_block_causal).own
+        decoder, is_block_causal = running.decoder, running.decoder.params.block_causal
+        windows = decoder.windows(pending.window)
+        own = [layout(window, self.page_size, in_order=is_block_causal).own for window in windows]
         return NextForward(
             sequences=pending.remaining,
-            rows=len(pending.window.rows),
-            own_pages=0 if pending.window.refresh else len(own),
+            rows=sum(len(window.rows) for window in windows),
+            own_pages=0 if pending.window.refresh else sum(map(len, own)),
             num_cached_states=0 if cached is None else len(cached.sequences),
-            cached_rows=0 if cached is None else cached.window.rows.stop,
+            cached_rows=0 if cached is None else sum(window.rows.stop for window in decoder.windows(cached.window)),
             final=cached.window.own.start if cached is not None and is_block_causal else 0,
         )
 

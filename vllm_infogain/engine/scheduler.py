@@ -3,7 +3,8 @@
 A request is planned in sequences: one for a forward of its state, one per distinct candidate for a look-ahead. The
 worker, which has the logits, says after each step what each request wants next (`NextForward`). From admission to its
 end a request holds the KV pages of its cached states: of one, or of a beam's several. What its other candidates need of
-their own are scratch pages, for one engine step.
+their own are scratch pages, for one engine step. A guided request has twice as much of everything, for the guides: no
+sequence is planned without its guide.
 
 Queues, page accounting, preemption, stopping, abort and statistics are vLLM's own.
 """
@@ -147,7 +148,7 @@ class InfoGainScheduler(Scheduler):
     def _allocate(self, request: Request) -> bool:
         """Take the pages of its cached states, and those that requests of the same prefix have filled; or none."""
         state, others = self._states[request.request_id], self._running_states()
-        extra = state.params.num_cached_states - 1
+        extra = [cdiv(length, self.block_size) for length in state.context_lengths[1:]]
         found, computed = None, 0
         if not state.is_known and not extra:
             found, computed, _ = self.kv_cache_manager.get_computed_blocks(request)
@@ -155,17 +156,17 @@ class InfoGainScheduler(Scheduler):
         scratch = max(one.largest_scratch for one in (*others, state))
         blocks = self.kv_cache_manager.allocate_slots(
             request,
-            state.length - computed,
+            state.context_lengths[0] - computed,
             num_new_computed_tokens=computed,
             new_computed_blocks=found,
             delay_cache_blocks=True,  # pages are cached once what they hold is final
-            reserved_blocks=extra * self._pages(state) + (scratch if others else 0),
+            reserved_blocks=sum(extra) + (scratch if others else 0),
             has_scheduled_reqs=bool(others),
         )
         if blocks is None:
             return False
         pool = self.kv_cache_manager.block_pool
-        state.extra_cached_pages = [pool.get_new_blocks(self._pages(state)) for _ in range(extra)]
+        state.extra_cached_pages = [pool.get_new_blocks(pages) for pages in extra]
         if found is not None:
             self.kv_cache_manager.record_prefix_cache_stats(request, computed)
         request.num_computed_tokens = computed  # what the worker need not compute; told it once
@@ -289,10 +290,6 @@ class InfoGainScheduler(Scheduler):
     def _rows(self, request: Request, group: GroupPlan) -> int:
         next_forward = self._states[request.request_id].next_forward
         return group.sequences * (next_forward.rows if group.recompute_from is None else next_forward.cached_rows)
-
-    def _pages(self, state: RequestState) -> int:
-        """KV pages of one sequence."""
-        return cdiv(state.length, self.block_size)
 
     def _free_scratch(self) -> int:
         """Scratch pages that may still be given out in this step."""

@@ -88,7 +88,8 @@ class StepStatsRecorder:
             if running.decoder.pending is None and report.written:
                 token_entropies.append(report.cumulative_entropy / report.written)
             if group.recompute_from is not None:
-                recomputed += group.sequences * running.cached.window.rows.stop
+                windows = running.decoder.windows(running.cached.window)
+                recomputed += group.sequences * sum(window.rows.stop for window in windows)
         pairs = zip(zip(*earlier, strict=True), zip(*later, strict=True), strict=True)
         counts = [sum(new) - sum(old) for old, new in pairs]
         return StepStats(

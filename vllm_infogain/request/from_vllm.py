@@ -101,6 +101,12 @@ def decoding_params(request_id: str, sampling_params: SamplingParams, vllm_confi
     )
 
 
+def row_budget(vllm_config: VllmConfig) -> int:
+    """The most rows of one forward."""
+    config = vllm_config.scheduler_config
+    return min(config.max_num_batched_tokens, config.max_num_scheduled_tokens or config.max_num_batched_tokens)
+
+
 def klass_mib(params: DecodingParams, vllm_config: VllmConfig) -> float:
     """What the worker keeps for a request of KLASS from step to step: log-probabilities of a block, fp32."""
     if params.sampler != "klass":

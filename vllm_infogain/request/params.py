@@ -162,6 +162,15 @@ class DecodingParams:
         """Positions of one sequence: prompt, canvas and suffix."""
         return prompt_length + self.canvas_length + len(self.suffix_token_ids)
 
+    def context_lengths(self, prompt_length: int) -> list[int]:
+        """Positions of all whose K/V a request holds from its start to its end: cached states, then their guides."""
+        lengths = [self.length(prompt) for prompt in self.prompt_lengths(prompt_length)]
+        return [length for length in lengths for _ in range(self.num_cached_states)]
+
+    def windows(self, prompt_length: int) -> list[int]:
+        """`window` of a sequence and, if it is guided, of its guide; never more than there are positions."""
+        return [min(self.window(prompt), self.length(prompt)) for prompt in self.prompt_lengths(prompt_length)]
+
     def window(self, prompt_length: int) -> int:
         """The most positions in which the candidates of one state can have K/V of their own."""
         if self.block_causal:

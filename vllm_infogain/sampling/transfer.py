@@ -11,6 +11,7 @@ DTYPES = {
     np.dtype(np.bool_): torch.bool,
     np.dtype(np.int32): torch.int32,
     np.dtype(np.int64): torch.int64,
+    np.dtype(np.float32): torch.float32,
     np.dtype(np.float64): torch.float64,
 }
 

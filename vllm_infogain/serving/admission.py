@@ -7,7 +7,15 @@ from typing import Any
 from vllm_infogain.compat import SamplingParams, VllmConfig, VLLMValidationError, cdiv
 from vllm_infogain.request.canvas import check_infill, initial_canvas, stops_from
 from vllm_infogain.request.fields import ParameterError
-from vllm_infogain.request.from_vllm import decoding_params, image_tokens, klass_mib, settings_of, text_vocabulary
+from vllm_infogain.request.from_vllm import (
+    decoding_params,
+    image_tokens,
+    klass_mib,
+    row_budget,
+    settings_of,
+    text_vocabulary,
+)
+from vllm_infogain.request.guidance import check_guide
 from vllm_infogain.request.params import MAX_SEQUENCES, DecodingParams
 from vllm_infogain.request.picture import check_picture
 from vllm_infogain.sampling.schedule import plan_blocks
@@ -104,8 +112,6 @@ def check_request(
         check_options(lora_request, is_resumable, priority)
         _check_sampling_fields(params)
         decoding = decoding_params("", params, vllm_config)
-        if decoding.is_guided:
-            raise ParameterError("guidance_scale", decoding.guidance_scale, "only the library has it; leave it out")
         canvas = requested_canvas or params.max_tokens or 0
         _check_lengths(prompt, canvas, decoding, vllm_config)
         config = vllm_config.model_config
@@ -114,6 +120,8 @@ def check_request(
             decoding, image_tokens(vllm_config), mask_id, canvas=canvas, stop_strings=params.stop or (),
             stop_ids=params.stop_token_ids or (),
         )  # fmt: skip
+        check_guide(decoding, len(prompt or ()), vocabulary)
+        _check_guide_fits(decoding, len(prompt or ()), vllm_config)
         check_infill(decoding, params.stop or (), mask_id, vocabulary)
         plan_blocks(decoding, len(prompt or ()), mask_id)  # refuses fewer steps than blocks
         texts = text_vocabulary(vllm_config)
@@ -121,7 +129,7 @@ def check_request(
         check_structured_outputs(params, initial_canvas(decoding, mask_id), vllm_config)
         _check_samples(params.n, decoding)
         _check_rows(params.n, decoding, len(prompt or ()), vllm_config)
-        _check_cached_states(decoding, decoding.length(len(prompt or ())), vllm_config)
+        _check_contexts(decoding, len(prompt or ()), vllm_config)
         _check_klass(decoding, vllm_config)
         if requested_canvas and params.max_tokens and requested_canvas > params.max_tokens:
             raise ParameterError(
@@ -172,6 +180,27 @@ def _check_lengths(
         )
 
 
+def _check_guide_fits(decoding: DecodingParams, prompt_length: int, vllm_config: VllmConfig) -> None:
+    """A sequence and its guide run in one forward: their hidden states are combined."""
+    if not decoding.is_guided:
+        return
+    lengths = [decoding.length(prompt) for prompt in decoding.prompt_lengths(prompt_length)]
+    limit = vllm_config.model_config.max_model_len
+    if lengths[1] > limit:
+        raise ParameterError(
+            "guidance_prompt_ids", f"{len(decoding.guidance_prompt_ids or ())} tokens",
+            f"with the canvas behind it it is {lengths[1]} positions, the model length is {limit}; give fewer tokens",
+        )  # fmt: skip
+    budget = row_budget(vllm_config)
+    if sum(lengths) > budget:
+        raise ParameterError(
+            "guidance_scale", decoding.guidance_scale,
+            f"a sequence ({lengths[0]} positions) and its guide ({lengths[1]}) run in one forward, and this server's "
+            f"max_num_batched_tokens is {budget}: start it with --max-num-batched-tokens {sum(lengths)} or more, or "
+            "give a shorter canvas or prompt",
+        )  # fmt: skip
+
+
 def _check_samples(samples: int, params: DecodingParams) -> None:
     if samples > 1 and params.temperature == 0 and params.tau_position == 0 and params.sampler != "uniform":
         raise ParameterError(
@@ -185,7 +214,7 @@ def _check_rows(samples: int, params: DecodingParams, prompt_length: int, vllm_c
     limit = settings_of(vllm_config)[0].request_rows
     if samples > MAX_SEQUENCES:
         raise ParameterError("n", samples, f"give at most {MAX_SEQUENCES}; for more samples send more requests")
-    window = min(params.window(prompt_length), params.length(prompt_length))
+    window = sum(params.windows(prompt_length))
     rows = samples * params.most_sequences * window
     if rows > limit:
         name = {"beam": "beam_width", "best_of_n": "num_generations"}.get(params.sampler, "num_candidates")
@@ -197,17 +226,27 @@ def _check_rows(samples: int, params: DecodingParams, prompt_length: int, vllm_c
         )  # fmt: skip
 
 
-def _check_cached_states(params: DecodingParams, length: int, vllm_config: VllmConfig) -> None:
-    """A request whose cached states do not fit the KV pool would wait for ever."""
+def _check_contexts(params: DecodingParams, prompt_length: int, vllm_config: VllmConfig) -> None:
+    """A request whose cached states and guides do not fit the KV pool would wait for ever."""
     cache = vllm_config.cache_config
     pages = (cache.num_gpu_blocks or 0) // vllm_config.parallel_config.data_parallel_size - 1  # one is vLLM's null page
-    if params.num_cached_states > 1 and params.num_cached_states * cdiv(length, cache.block_size) > pages > 0:
-        name = "beam_width" if params.sampler == "beam" else "num_generations"
+    lengths = params.context_lengths(prompt_length)
+    if len(lengths) == 1 or not 0 < pages < sum(cdiv(length, cache.block_size) for length in lengths):
+        return
+    held = f"the KV pool holds {pages * cache.block_size} positions in all"
+    if params.num_cached_states == 1:
         raise ParameterError(
-            name, params.num_cached_states,
-            f"with cache={params.cache!r} it keeps so many copies of {length} positions, and the KV pool holds "
-            f"{pages * cache.block_size} positions in all; give fewer, or cache='none'",
+            "guidance_scale", params.guidance_scale,
+            f"a sequence ({lengths[0]} positions) and its guide ({lengths[1]}) have pages of their own, and {held}; "
+            "give a shorter canvas or prompt",
         )  # fmt: skip
+    name = "beam_width" if params.sampler == "beam" else "num_generations"
+    guides = ", and as many guides" if params.is_guided else ""
+    raise ParameterError(
+        name, params.num_cached_states,
+        f"with cache={params.cache!r} it keeps so many copies of {lengths[0]} positions{guides}, and {held}; give "
+        "fewer, or cache='none'",
+    )  # fmt: skip
 
 
 def _check_klass(params: DecodingParams, vllm_config: VllmConfig) -> None:

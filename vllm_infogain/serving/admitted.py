@@ -1,15 +1,19 @@
-"""A request on its way to the engine: completed by the masks of its prompt, checked once, and marked as checked.
+"""A request on its way to the engine: completed by the masks of its prompt and by the tokens of its negative prompt,
+checked once, and marked as checked.
 
 Over HTTP it is checked before its response starts, and vLLM makes the engine's request of it later: what it was checked
 with travels with vLLM's engine input, so that nothing is parsed twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_infogain.compat import InputProcessor, SamplingParams, parse_model_prompt
+from vllm_infogain.compat import InputProcessor, SamplingParams, VLLMValidationError, parse_model_prompt
 from vllm_infogain.request.canvas import SEED
+from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.from_vllm import image_tokens, settings_of
+from vllm_infogain.request.guidance import NEGATIVE, with_negative_prompt
 from vllm_infogain.serving import infilling
 from vllm_infogain.serving.admission import (
     check_constraint_first,
@@ -50,7 +54,7 @@ def admit(
     if admitted(engine_input, given):
         return
     asked = Asked.of(given) if isinstance(given, SamplingParams) else Asked()
-    params = with_canvas(processor, given, engine_input)
+    params = completed(processor, given, engine_input)
     requested = asked.canvas
     if SEED in (getattr(params, "extra_args", None) or {}):
         # Its length is the canvas's, whatever vLLM made of max_tokens; nor did it look at the server's limit.
@@ -71,8 +75,13 @@ def rendered(processor: InputProcessor, prompt: Any, tokenization_kwargs: Mappin
     return engine_input
 
 
-def with_canvas(processor: InputProcessor, params: Any, engine_input: Any) -> Any:
-    """Parameters that hold what the prompt's masks ask for; the prompt itself ends, in place, before the first mask."""
+def completed(processor: InputProcessor, params: Any, engine_input: Any) -> Any:
+    """Parameters that hold the token ids of a negative prompt, and what the prompt's masks ask for; the prompt itself
+    ends, in place, before the first mask."""
+    return _with_negative_prompt(processor, _with_canvas(processor, params, engine_input))
+
+
+def _with_canvas(processor: InputProcessor, params: Any, engine_input: Any) -> Any:
     if not isinstance(params, SamplingParams):
         return params
     asked = Asked.of(params)
@@ -81,6 +90,29 @@ def with_canvas(processor: InputProcessor, params: Any, engine_input: Any) -> An
         mask_text = None if tokenizer is None else tokenizer.convert_ids_to_tokens([mask_id])[0]
         infilling.cut_prompt(engine_input, mask_id, mask_text, inserts=asked.inserts)
         return infilling.with_canvas(params, engine_input.get(infilling.GAP), asked.own_canvas)
+
+
+def _with_negative_prompt(processor: InputProcessor, params: Any) -> Any:
+    if not isinstance(params, SamplingParams):
+        return params
+
+    def token_ids(text: str) -> Sequence[int]:
+        """As of the prompt of a completion."""
+        if processor.tokenizer is None:
+            raise ParameterError(NEGATIVE, text, "this server has no tokenizer; give token ids as guidance_prompt_ids")
+        try:
+            return rendered(processor, text, None)["prompt_token_ids"] if text else []
+        except VLLMValidationError as error:
+            raise ParameterError(NEGATIVE, f"{len(text)} characters", str(error)) from None
+
+    config = processor.vllm_config
+    with refusing():
+        knobs = with_negative_prompt(params.extra_args, settings_of(config)[1], token_ids, image_tokens(config))
+    if knobs is None:
+        return params
+    params = params.clone()
+    params.extra_args = knobs
+    return params
 
 
 def _filled_in(processor: InputProcessor, params: Any, prompt_length: int) -> Any:
