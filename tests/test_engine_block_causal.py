@@ -155,8 +155,8 @@ def test_a_salt_cannot_pass_for_another_block_length(engine: Engine):
     ("knobs", "message"),
     [
         (
-            {"guidance_scale": 1, "guidance_prompt_ids": [5] * 9},
-            r"guidance_prompt_ids='9 tokens': .*blocks of 4 .*the prompt has \(10\)",
+            {"guidance_scale": 1, "guidance_prompt_ids": [5] * 10},
+            r"guidance_prompt_ids='10 tokens': .*blocks of 4 .*the prompt has \(9\)",
         ),
         ({"cache": "dual"}, "cache='dual': the model attends block by block; give 'none'"),
         ({"block_length": 0}, "block_length=0: the model attends block by block, .*; give 1 or more"),

@@ -46,6 +46,8 @@ def mixed(engine: Engine) -> list[Job]:
     """Pictures and texts that differ in everything."""
     return [
         picture(engine, "a red circle", {"steps": 6}),
+        picture(engine, "a guided one", {"steps": 5, "guidance_scale": 3.5}),
+        Job("a guided text", {"guidance_scale": 1.5, "sampler": "entropy", "tokens_per_step": 2}, 12),
         Job("a text between", {"block_length": 8, "bypass_threshold": 1.0}, 20),
         picture(engine, "two", {"sampler": "entropy", "schedule": "linear", "steps": 5}),
         picture(engine, "klass", {"sampler": "klass", "tokens_per_step": 2}),
