@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 # One OpenMP thread: a second one makes models this small slower, and far slower on a busy core.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo check test test-slow serve lint setup browser clean
+.PHONY: demo demo-images check test test-slow serve lint setup browser clean
 
 demo: setup ## solve held-out puzzles with greedy samplers and with Info-Gain, on real vLLM
 	$(BIN)/python -m vllm_infogain.embedded.demo
+
+demo-images: setup ## draw held-out prompts by confidence and by Info-Gain: a page of pictures
+	$(BIN)/python -m vllm_infogain.embedded.pictures.demo
 
 check: setup lint ## what needs no engine to run, in 3 minutes: lint, types and the tests that start none
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not engine"

@@ -44,7 +44,7 @@ SHAPE = LLaDAShape(
 )  # fmt: skip
 PICTURES = 60_000  # drawn and encoded once
 ROWS = 24  # of each part of a step; the parts differ in their prompts' length
-TEST_PROMPTS = 50  # of each category, for the card
+TEST_PROMPTS = 25  # of each category, for the card
 PARTS = 4  # of a step; one more has no prompt, for guidance
 UNPROMPTED_ROWS = 10
 MATRIX_RATE, OTHER_RATE = 0.02, 0.004

@@ -24,9 +24,11 @@ def decode(model: LLaDA, prompts: Tensor, steps: int, generator: torch.Generator
     behind = torch.full((count, 1), EOI)
     guide = torch.tensor([text_to_image([])]).expand(count, -1)
     for step in range(1, steps + 1):
-        own = model(torch.cat([prompts, codes, behind], 1))[:, start:-1]
-        other = model(torch.cat([guide, codes, behind], 1))[:, guide.shape[1] : -1]
-        logits = (own + GUIDANCE * (own - other))[..., FIRST_CODE : FIRST_CODE + 2**BITS]
+        with torch.autocast("cpu", torch.bfloat16):
+            own = model(torch.cat([prompts, codes, behind], 1))[:, start:-1, FIRST_CODE : FIRST_CODE + 2**BITS]
+            other = model(torch.cat([guide, codes, behind], 1))[:, guide.shape[1] : -1]
+        own, other = own.float(), other[..., FIRST_CODE : FIRST_CODE + 2**BITS].float()
+        logits = own + GUIDANCE * (own - other)
         noise = -torch.empty_like(logits).exponential_(generator=generator).log()
         drawn = (logits / TEMPERATURE + noise).argmax(-1)
         # Without noise the plain ground would be written first, until no room is left for what was asked.
