@@ -41,12 +41,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=rank)
 
 
+# Servers that several modules share; order.py has these modules.
+
+
 @pytest.fixture(scope="session")
 def embedded_url() -> Iterator[str]:
-    """A server of the embedded model, as it is without further flags; order.py has the modules that share it."""
+    """A server of the embedded model, as it is without further flags, but with the page."""
     from server import serve
 
-    with serve("--plugin", "infogain") as url:
+    # Thousands of samples, which vLLM serves by default, are no error, and take long: whoever draws bodies may ask so.
+    environment = {"VLLM_MAX_N_SEQUENCES": "8", "VLLM_PLUGINS": "infogain,infogain_page"}
+    with serve("--plugin", "infogain", environment=environment) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def tiny_url(tmp_path_factory) -> Iterator[str]:
+    """A server of a tiny random LLaDA, called `tiny`, with a default of ours, tools and vLLM's further routes."""
+    from server import serve_tiny
+
+    defaults = '{"infogain": {"num_candidates": 4}}'
+    more = ("--enable-scale-out", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    with serve_tiny(tmp_path_factory.mktemp("tiny"), "--additional-config", defaults, *more) as url:
         yield url
 
 

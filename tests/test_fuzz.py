@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -11,7 +10,7 @@ from clients import wait_until_idle
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
-from server import is_healthy, serve
+from server import is_healthy
 from waiting import PATIENCE
 
 from vllm_infogain.embedded import SERVED_NAME
@@ -33,11 +32,8 @@ aims = st.tuples(st.integers(0, 3), st.sets(st.integers(0, 40), max_size=2), kno
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    # Thousands of samples, which vLLM serves by default, are no error, and take long.
-    environment = {"VLLM_MAX_N_SEQUENCES": "8", "VLLM_PLUGINS": "infogain,infogain_page"}
-    with serve("--plugin", "infogain", environment=environment) as address:
-        yield address
+def url(embedded_url: str) -> str:
+    return embedded_url
 
 
 def aim(body: dict, kept: set[int], knobs: dict) -> dict:

@@ -26,5 +26,5 @@ def test_a_test_without_the_mark_can_start_neither_engine_nor_server(start):
 def test_the_order_names_the_modules_that_there_are_and_all_on_the_shared_server():
     texts = {path.stem: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
     assert set(LONGEST) <= texts.keys()
-    users = {module for module, text in texts.items() if "embedded_url" in text} - {Path(__file__).stem}
-    assert set(ON_ONE_SERVER) == users
+    for fixture, modules in ON_ONE_SERVER.items():
+        assert set(modules) == {module for module, text in texts.items() if fixture in text}

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from readme import PAGES, REFERENCE, ROOT, blocks, commands_of, lines_of
+from server import openai_client
 from waiting import PATIENCE
 
-from vllm_infogain.embedded import model_path
+from vllm_infogain.embedded import SERVED_NAME, model_path
 from vllm_infogain.embedded.tasks import Problem, check
 from vllm_infogain.embedded.tokenizer import VOCAB
 from vllm_infogain.request.params import LOOKAHEAD_SAMPLERS, PARSERS, READERS, SAMPLERS
@@ -178,6 +179,15 @@ def test_the_figures_of_the_samplers_are_those_that_were_measured(path: str):
             *named, steps = column.split(", ")
             task = named[0].lower() if named else task
             assert cell == figures.get((settings, task, steps.removeprefix("K=")), ""), (name, column)
+
+
+@pytest.mark.engine
+def test_plain_serve_with_the_plugin_flag_serves_the_embedded_model(embedded_url):
+    with openai_client(embedded_url) as client:
+        assert [model.id for model in client.models.list()] == [SERVED_NAME]
+        messages = [{"role": "user", "content": "multiply 3*4"}]
+        answer = client.chat.completions.create(model=SERVED_NAME, messages=messages, temperature=0, max_tokens=12)
+        assert answer.choices[0].message.content.startswith("3*4=")
 
 
 @pytest.mark.engine

@@ -10,10 +10,9 @@ import openai
 import pytest
 from routes import BODIES, constrained
 from scrape import left_midway, wait_for_running
-from server import MODEL_LENGTH, assert_refused, is_healthy, openai_client, serve_tiny
+from server import MODEL_LENGTH, assert_refused, is_healthy, openai_client
 from waiting import PATIENCE
 
-from vllm_infogain.embedded import SERVED_NAME
 from vllm_infogain.embedded.tokenizer import ANSWER, BOS, VOCAB
 
 pytestmark = pytest.mark.engine
@@ -37,11 +36,8 @@ WHOLE_CANVAS = {"sampler": "ar", "tokens_per_step": 64, "block_length": 0}  # fe
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    defaults = '{"infogain": {"num_candidates": 4}}'
-    more = ("--enable-scale-out", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-    with serve_tiny(tmp_path_factory.mktemp("tiny"), "--additional-config", defaults, *more) as address:
-        yield address
+def url(tiny_url: str) -> str:
+    return tiny_url
 
 
 @pytest.fixture(scope="module")
@@ -504,14 +500,3 @@ def test_constraints_too_large_to_compile_are_refused_on_every_route_while_other
     looks = asyncio.run(refused())
     print(f"{looks} looks while {len(asked)} constraints were compiled")
     assert looks > len(asked) + 1
-
-
-# The embedded model.
-
-
-def test_plain_serve_with_the_plugin_flag_serves_the_embedded_model(embedded_url):
-    with openai_client(embedded_url) as client:
-        assert [model.id for model in client.models.list()] == [SERVED_NAME]
-        messages = [{"role": "user", "content": "multiply 3*4"}]
-        answer = client.chat.completions.create(model=SERVED_NAME, messages=messages, temperature=0, max_tokens=12)
-        assert answer.choices[0].message.content.startswith("3*4=")

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 from scrape import left_midway
-from server import openai_client, serve_tiny
+from server import openai_client
 from waiting import PATIENCE
 
 from vllm_infogain.embedded.tokenizer import MASK, VOCAB
@@ -21,9 +21,8 @@ PROMPT = "judge 1+2*3=7"
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    with serve_tiny(tmp_path_factory.mktemp("tiny")) as address:
-        yield address
+def url(tiny_url: str) -> str:
+    return tiny_url
 
 
 @pytest.fixture(scope="module")
