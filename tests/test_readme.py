@@ -36,7 +36,7 @@ MODULES = [
 MAKE = {
     "make demo": "-m vllm_infogain.embedded.demo",  # test_demo.py
     "make check": '-m pytest -n 2 --dist loadfile -m "not engine"',
-    "make test": "-m pytest -n 2 --dist loadfile\n",  # CI
+    "make test": "-m pytest -n 3 --dist loadfile\n",  # CI
     "make test-slow": "-m pytest -n 2 --dist loadfile -m slow\n",  # a scheduled workflow
     "make serve": "vllm serve --plugin infogain",  # below
 }

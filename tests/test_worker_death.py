@@ -69,6 +69,7 @@ def test_a_killed_engine_core_ends_the_server():
         die(server, "VLLM::EngineCore")
 
 
+@pytest.mark.slow  # its death is the engine core's, which is killed above
 def test_a_killed_worker_of_two_ends_the_server():
     with start(
         "--plugin", "infogain", "--tensor-parallel-size", "2", environment={"VLLM_CPU_OMP_THREADS_BIND": "nobind"}

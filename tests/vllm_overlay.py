@@ -84,7 +84,8 @@ def set_version(directory: Path) -> None:
 def environment(folder: Path) -> dict[str, str]:
     """This process's variables, for a process that runs on the overlay."""
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    # Its byte code is kept: pip, which compiles what it installs, has not installed it.
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": ""}
 
 
 if __name__ == "__main__":
