@@ -8,6 +8,7 @@ MAY_LOOK = {
     "waiting.py": "gives up on what never happens",
     "soak.py": "prints how long a run by hand has taken",
     "test_ray_serve.py": "prints how long a killed replica is missed",
+    "test_images_server.py": "prints how long /health takes beside many pictures",
 }
 
 
