@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,31 +41,31 @@ from vllm_infogain.images.magvit import Magvit
 # The paper's settings: both temperatures 0.4, N 8, no bypass.
 GUIDANCE = 1.0
 TEMPERATURE = 0.4
-LOOKAHEAD = {"num_candidates": 8, "position_temperature": TEMPERATURE, "bypass_threshold": 1.0}
-GREEDY = ("uniform", "entropy", "confidence", "margin", "maskgit")
-SAMPLERS: list[dict[str, Any]] = [
-    *({"sampler": sampler} for sampler in GREEDY),
-    {"sampler": "lookum", **LOOKAHEAD},
-    {"sampler": "info_gain", **LOOKAHEAD, "state_uncertainty": "mean"},
-    {"sampler": "info_gain", **LOOKAHEAD, "state_uncertainty": "sum"},
-]
+NOISE = {"position_temperature": TEMPERATURE}
+LOOKAHEAD = {**NOISE, "num_candidates": 8, "bypass_threshold": 1.0}
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "uniform": {"sampler": "uniform"},
+    "entropy": {"sampler": "entropy", **NOISE},
+    "confidence": {"sampler": "confidence", **NOISE},
+    "margin": {"sampler": "margin", **NOISE},
+    "confidence, no noise": {"sampler": "confidence"},
+    "maskgit": {"sampler": "maskgit"},
+    "lookum": {"sampler": "lookum", **LOOKAHEAD},
+    "info_gain, mean": {"sampler": "info_gain", **LOOKAHEAD, "state_uncertainty": "mean"},
+    "info_gain, sum": {"sampler": "info_gain", **LOOKAHEAD, "state_uncertainty": "sum"},
+}
 SCHEDULES = {5: "linear", 16: "maskgit", 64: "maskgit"}
 REFERENCES = 4  # true drawings of each prompt, that FID compares with
-SHOWN = ("confidence", "info_gain sum")  # rows of the sheet
+SHOWN = ("confidence", "info_gain, sum")  # rows of the sheet
 HEAD = ("steps", "sampler", *CATEGORIES, "mean", "FID", "IS", "entropy", "rows", "ms")
 
 
-def name_of(knobs: dict[str, Any]) -> str:
-    return " ".join([knobs["sampler"], *([knobs["state_uncertainty"]] if "state_uncertainty" in knobs else [])])
-
-
-def settings(steps: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
-    """Cells of the table: steps and knobs."""
-    return [
-        (count, {**knobs, "schedule": SCHEDULES[count], "steps": count, "guidance_scale": GUIDANCE})
-        for count in steps
-        for knobs in SAMPLERS
-    ]
+def cells(steps: Sequence[int], samplers: Sequence[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Of the table: steps, name and knobs."""
+    for count in steps:
+        for name in samplers:
+            schedule = {"schedule": SCHEDULES[count], "steps": count}
+            yield count, name, {**SAMPLERS[name], **schedule, "guidance_scale": GUIDANCE}
 
 
 def cell(llm: Any, wanted: Sequence[Requirement], knobs: dict[str, Any], kept: Path) -> tuple[list[Drawn], float]:
@@ -137,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--per-category", type=int, default=100, help="prompts of each of the six categories")
     parser.add_argument("--steps", type=int, nargs="+", choices=SCHEDULES, default=[*SCHEDULES])
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=[*SAMPLERS], metavar="NAME")
     parser.add_argument("--keep", type=Path, help="folder of the raw output, to go on after a stop")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     arguments = parser.parse_args()
@@ -152,11 +153,10 @@ def main() -> None:
     true = drawings(list(wanted), seed=2)
     lines.append(row("", "true drawings", shares(are_right(true, wanted), wanted) | judge.figures(true)))
     print("\n".join(lines[1:]), flush=True)
-    with started(str(model_path()), dtype="float32", block_size=32, kv_cache_memory_bytes=1 << 30) as llm:
+    with started(str(model_path()), dtype="bfloat16", block_size=32, kv_cache_memory_bytes=1 << 30) as llm:
         draw_all(llm, wanted[:4], {"sampler": "confidence"})  # the first batch pays for what is set up on first use
-        for steps, knobs in settings(arguments.steps):
-            name = name_of(knobs)
-            kept = keep / f"{steps} {name} {arguments.per_category}.jsonl".replace(" ", "-")
+        for steps, name, knobs in cells(arguments.steps, arguments.samplers):
+            kept = keep / f"{steps} {name} {arguments.per_category}.jsonl".replace(",", "").replace(" ", "-")
             drawn, seconds = cell(llm, wanted, knobs, kept)
             found = figures(drawn, seconds, tokenizer, judge)
             results.append({"steps": steps, "settings": settings_text(knobs), "name": name} | found)
@@ -165,11 +165,11 @@ def main() -> None:
             print(lines[-1], flush=True)
     folder = arguments.out.parent / "pictures"
     folder.mkdir(exist_ok=True)
+    shown = [name for name in SHOWN if name in arguments.samplers]
     for steps in arguments.steps:
-        shown = {name: sheets[steps, name] for name in SHOWN}
-        sheet(shown, wanted, folder / f"sheet-{steps}.png")
+        sheet({name: sheets[steps, name] for name in shown}, wanted, folder / f"sheet-{steps}.png")
     entropy_plot(results, folder / "entropy.png")
-    arguments.out.write_text("\n".join(lines) + "\n" + _pictures(arguments.steps))
+    arguments.out.write_text("\n".join(lines) + "\n" + _pictures(arguments.steps, shown))
     print(json.dumps({"benchmark": "images", "per_category": arguments.per_category, "results": results}))
 
 
@@ -185,14 +185,14 @@ by a small classifier of ours, against true drawings of the same prompts (no fig
 samplers here, and nothing else); cumulative entropy in nats, rows that the model computed and CPU milliseconds, all per
 picture.
 
-Machine: {machine["cpu"]}, one thread, fp32, vLLM {machine["vllm"]}, torch {machine["torch"]}; other work beside it.
+Machine: {machine["cpu"]}, one thread, bf16, vLLM {machine["vllm"]}, torch {machine["torch"]}; other work beside it.
 """
 
 
-def _pictures(steps: Sequence[int]) -> str:
+def _pictures(steps: Sequence[int], shown: Sequence[str]) -> str:
     sheets = "".join(
-        f"\n{count} steps, the same prompts and seeds: {SHOWN[0]} above, {SHOWN[1]} below.\n\n"
-        f"![pictures of two samplers, {count} steps](pictures/sheet-{count}.png)\n"
+        f"\n{count} steps, the same prompts and seeds: {' above, '.join(shown)} below.\n\n"
+        f"![pictures, {count} steps](pictures/sheet-{count}.png)\n"
         for count in steps
     )
     return f"\n![cumulative entropy against the share of right pictures](pictures/entropy.png)\n{sheets}"

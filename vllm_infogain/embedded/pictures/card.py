@@ -51,10 +51,9 @@ without a prompt; Muon (0.02) for the matrices, AdamW (0.004) for the rest. Loss
 code. Weights are kept in fp16.
 
 ## Share of right pictures
-{count} held-out prompts of each category ("codes": 50), judged by GenEval's rules on shapes that a rule-based \
-detector finds. The
-column "codes" is what the tokenizer alone leaves right of true pictures. The others: the surest drawn codes first, with
-noise (both temperatures 0.4), guidance 1, a cosine schedule.
+{count} held-out prompts of each category, judged by GenEval's rules on shapes that a rule-based detector finds. "codes"
+is what the tokenizer alone leaves right of 50 true pictures. The others: the surest drawn codes first, with noise (both
+temperatures 0.4), guidance 1, a cosine schedule.
 
 | category | codes | 64 steps | 16 steps |
 |---|---|---|---|
