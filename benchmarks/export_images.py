@@ -3,10 +3,10 @@
     python -m benchmarks.export_images geneval OUT --metadata evaluation_metadata.jsonl [--url http://localhost:8000]
     python -m benchmarks.export_images npz OUT.npz --prompts prompts.txt --per-prompt 50
 
-`geneval`: GenEval's folders, OUT/00000/metadata.jsonl and OUT/00000/samples/0000.png, scored by its
-`evaluation/evaluate_images.py OUT --outfile results.jsonl --model-path DETECTOR`, then
-`evaluation/summary_scores.py results.jsonl`. `npz`: the one array `arr_0`, [n, side, side, 3] uint8, that OpenAI's
-`evaluator.py REFERENCE.npz OUT.npz` reads (FID, sFID, IS). A picture that is there already is not asked for again.
+`geneval`: GenEval's folders, OUT/00000/metadata.jsonl and OUT/00000/samples/0000.png. Its script evaluate_images scores
+them, `OUT --outfile results.jsonl --model-path DETECTOR`, and summary_scores, `results.jsonl`, adds them up. `npz`: the
+one array `arr_0`, [n, side, side, 3] uint8, that OpenAI's evaluator of guided diffusion reads, `REFERENCE.npz OUT.npz`
+(FID, sFID, IS). A picture that is there already is not asked for again.
 """
 
 import argparse
