@@ -189,7 +189,8 @@ def _check_guide_fits(decoding: DecodingParams, prompt_length: int, vllm_config:
     if lengths[1] > limit:
         raise ParameterError(
             "guidance_prompt_ids", f"{len(decoding.guidance_prompt_ids or ())} tokens",
-            f"with the canvas behind it it is {lengths[1]} positions, the model length is {limit}; give fewer tokens",
+            f"with the canvas behind it it is {lengths[1]} positions, the model length is {limit}; "
+            "give fewer tokens, or a shorter canvas",
         )  # fmt: skip
     budget = row_budget(vllm_config)
     if sum(lengths) > budget:
