@@ -1,6 +1,6 @@
 """Table 4 and Figures 7 and 8 of the paper on the picture model that ships: samplers by steps, six categories.
 
-    python -m benchmarks.images [--per-category 100] [--keep FOLDER] [--out benchmarks/images.md]
+    python -m benchmarks.images [--per-category 100] [--steps 5 16 64] [--keep FOLDER]
 
 Every picture is judged by GenEval's rules. Each cell's raw output is a file of FOLDER: a run that was stopped goes on
 where it was. Writes the table, the sheet of pictures and the plot into the docs and ends in one line of JSON.
