@@ -29,12 +29,18 @@ CONFIG = {
 ORDER = (2, 0, 3, 1)  # in which the engine writes codes
 
 
+class FakeConfig:
+    additional_config: dict[str, Any] = {}
+    model_config: Any
+
+
 class FakeEngine:
     """Writes the code of each place's own number, a place per step; a token of a text is its character's number."""
 
     def __init__(self, ends_early: bool = False, side: int | None = SIDE, **config: Any) -> None:
+        self.vllm_config = FakeConfig()  # one that settings can be remembered by
         hf_config = SimpleNamespace(**(CONFIG | config))
-        self.vllm_config = SimpleNamespace(model_config=SimpleNamespace(hf_config=hf_config, max_model_len=20))
+        self.vllm_config.model_config = SimpleNamespace(hf_config=hf_config, max_model_len=20)
         self.renderer = self
         self.default_cmpl_tok_params = SimpleNamespace(with_kwargs=lambda **_: None)
         self.ends_early, self.side = ends_early, side
@@ -197,6 +203,7 @@ REFUSED = {
     "negative_prompt": {"negative_prompt": "a" * 12, "guidance_scale": 1},
     "guidance_scale": {"guidance_scale": -1},
 }
+UNGUIDED = {"negative_prompt": "b"}, {"negative_prompt": "b", "guidance_scale": 0}
 
 
 @pytest.mark.parametrize("named", REFUSED)
@@ -208,6 +215,12 @@ def test_a_refusal_names_the_field_and_nothing_is_asked_of_the_engine(named):
     assert error["param"] == named
     assert error["message"].startswith(named)
     assert engine.asked == []
+
+
+@pytest.mark.parametrize("fields", UNGUIDED)
+def test_a_negative_prompt_without_guidance_is_refused(fields):
+    error = post(FakeEngine(), json={"prompt": "a"} | fields).json()["error"]
+    assert (error["param"], "guidance_scale" in error["message"]) == ("negative_prompt", True)
 
 
 def test_a_prompt_holds_as_much_text_as_fits_beside_a_picture_and_is_not_cut():
