@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from selenium.webdriver.common.by import By
 from server import openai_client, serve
 from transformers import AutoTokenizer
 
-import vllm_infogain
 from vllm_infogain.engine.pictures import IN_THE_MODEL
 from vllm_infogain.images.canvas import UNKNOWN
 from vllm_infogain.images.magvit import Magvit, pixels
@@ -39,7 +37,6 @@ from vllm_infogain.serving.images import GENERATIONS
 
 pytestmark = pytest.mark.engine
 
-ENGINE = {"dtype": "float32", "block_size": 32, "kv_cache_memory_bytes": 64 << 20}
 NAME, CODES_PER_SIDE, SIDE = "tiny-image", 8, 32
 CODES = CODES_PER_SIDE**2
 PROMPT = "a red circle"
@@ -108,7 +105,7 @@ def generate(client: openai.OpenAI, prompt: str = PROMPT, **given: Any) -> Any:
     return client.images.generate(model=NAME, prompt=prompt, extra_body=extra, **given)
 
 
-@pytest.mark.parametrize("knobs", [FEW, {"num_candidates": 3, "steps": 6}])
+@pytest.mark.parametrize("knobs", [FEW, {"num_candidates": 3, "steps": 6}, FEW | {"guidance_scale": 2}])
 def test_a_picture_is_the_decode_of_the_codes_that_the_same_request_for_tokens_gives(
     knobs, client, folder, tokenizer, tokens
 ):
@@ -274,10 +271,9 @@ def test_the_pages_examples_of_a_server_run_as_printed(url, capsys):
 
 
 @pytest.mark.slow
-def test_the_pages_examples_without_a_server_run_as_printed(folder, capsys, monkeypatch):
-    monkeypatch.setattr(vllm_infogain, "load_llm", partial(vllm_infogain.load_llm, **ENGINE))
+def test_the_pages_examples_without_a_server_run_as_printed(folder, capsys):
     offline, library = examples("py")[2:]
-    exec(offline, {"MODEL": str(folder)})
+    exec(offline, {})
     assert capsys.readouterr().out.count("(32, 32)") == 4
     names = {"model": write_mmada(folder, codes_per_side=CODES_PER_SIDE), "FOLDER": folder / IN_THE_MODEL}
     exec(library, names | {"tokenizer": AutoTokenizer.from_pretrained(folder)})
@@ -297,7 +293,7 @@ def test_pictures_and_texts_of_many_clients_are_each_answered_as_if_alone(url):
         (GENERATIONS, {"prompt": PROMPT, "seed": seed, "vllm_xargs": FEW | {"sampler": sampler}, **more})
         for seed, (sampler, more) in enumerate(
             [("entropy", {}), ("uniform", {"n": 2}), ("confidence", {"stream": True, "partial_images": 2}),
-             ("margin", {"background": "opaque"}), ("entropy", {"output_format": "webp"})]
+             ("margin", {"guidance_scale": 1}), ("entropy", {"output_format": "webp"})]
         )
     ]  # fmt: skip
     kinds += [
