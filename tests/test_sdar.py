@@ -38,7 +38,7 @@ def test_a_released_config_may_lack_the_mask_and_the_block_size(tmp_path: Path):
 @pytest.mark.parametrize("model_type", CONFIGS)
 def test_every_family_states_how_it_attends_and_writes_it_into_no_config(model_type: str):
     config = AutoConfig.for_model(model_type)
-    assert config.attention_kind == ("full" if model_type in ("llada", "Dream") else "block_causal")
+    assert config.attention_kind == ("full" if model_type in ("llada", "Dream", "mmada") else "block_causal")
     assert "attention_kind" not in config.to_dict()
 
 
