@@ -51,5 +51,5 @@ if __name__ == "__main__":
     parser.add_argument("task", choices=BLOCKS)
     parser.add_argument("settings", nargs="*", type=setting, metavar="NAME=VALUE")
     parser.add_argument("--offline", action="store_true", help="for lm-eval's `vllm` back end, not for a server")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # settings may stand on either side of an option
     print(json.dumps(gen_kwargs(arguments.task, dict(arguments.settings), arguments.offline)))

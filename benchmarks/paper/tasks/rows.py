@@ -4,6 +4,9 @@ lm-eval hands a task's functions everything of `--metadata`; `data` is ours: a f
 each task's name below.
 """
 
+import csv
+import gzip
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,30 +52,34 @@ def splits(task: str, data: str | None = None, **_of_lm_eval: Any) -> dict[str, 
 
 def problems(task: str, data: str | None = None) -> Any:
     """A `datasets.Dataset` of the task's test problems."""
-    from datasets import Features, Value, load_dataset
+    from datasets import Dataset, DownloadManager, load_dataset
 
     source = SOURCES[task]
-    if data is None and "://" not in source.published:
-        path, name = source.published.split()
-        rows = load_dataset(path, name, split="test")
+    if data is not None:
+        path = local_file(data, source.local)
+        rows = Dataset.from_list(read(path, path.name))
+    elif "://" not in source.published:
+        rows = load_dataset(*source.published.split(), split="test")
     else:
-        file = source.published if data is None else local_file(data, source.local)
-        if ".csv" in file:
-            strings = Features({column: Value("string") for column in source.columns})  # 0 may be a puzzle's first cell
-            rows = load_dataset("csv", data_files=file, split="train", features=strings)
-        else:
-            rows = load_dataset("json", data_files=file, split="train")
+        downloaded = DownloadManager().download(source.published)  # kept in the cache, under a name of its own
+        rows = Dataset.from_list(read(Path(downloaded), source.published))
     if missing := set(source.columns) - set(rows.column_names):
         raise ValueError(f"data={data}: problems of {task} have no {', '.join(sorted(missing))}, see {__name__}")
     return rows.select_columns(list(source.columns))
 
 
-def local_file(data: str, name: str) -> str:
+def read(path: Path, name: str) -> list[dict[str, Any]]:
+    """Rows of a table (every cell is text) or lines of JSON, also packed by gzip."""
+    with gzip.open(path, "rt") if name.endswith(".gz") else path.open() as file:
+        return list(csv.DictReader(file)) if ".csv" in name else [json.loads(line) for line in file if line.strip()]
+
+
+def local_file(data: str, name: str) -> Path:
     """The file itself, or the one of that name in the folder."""
     path = Path(data) / name if Path(data).is_dir() else Path(data)
     if not path.is_file():
         raise FileNotFoundError(f"data={data}: there is no file {path}; name a file, or a folder with {name}")
-    return str(path)
+    return path
 
 
 gsm8k, math500, humaneval, mbpp, sudoku, countdown, writing = (partial(splits, task) for task in SOURCES)
