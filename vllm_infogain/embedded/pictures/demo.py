@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
@@ -25,7 +26,7 @@ from vllm_infogain.embedded.pictures.words import FIRST_CODE, SIDE_CODES
 from vllm_infogain.images.magvit import Magvit, pixels
 
 COMMON = {"guidance_scale": 1.0, "schedule": "maskgit", "position_temperature": 0.4, "return_trajectory": True}
-SAMPLERS = {
+SAMPLERS: dict[str, dict[str, Any]] = {
     "confidence": {"sampler": "confidence"},
     "info_gain": {"sampler": "info_gain", "state_uncertainty": "sum", "bypass_threshold": 1.0},
 }
