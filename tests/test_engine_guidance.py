@@ -62,9 +62,9 @@ def test_the_report_counts_the_guides_rows(engine: Engine):
         knobs = {"guidance_scale": 1, "guidance_prompt_ids": other, "bypass_threshold": 1.0, "num_candidates": 3}
         (output,) = engine.run([Job("rows", knobs, 12)])
         report, prompt = vllm_infogain.report(output), len(output.prompt_token_ids)
-        candidates = sum(len(step["objective"]) for step in report["trajectory"])
+        sequences = sum(len(step["objective"]) or 1 for step in report["trajectory"])
         both = prompt + 12 + len(other or output.prompt_token_ids) + 12
-        assert report["rows"] == (1 + candidates) * both
+        assert report["rows"] == sequences * both
         assert report["forwards"] == report["steps"]
 
 

@@ -325,13 +325,15 @@ def test_a_request_overrides_the_server_wide_defaults(client):
 
 
 def test_a_negative_prompt_is_the_prompt_of_the_guide(client):
+    greedy = {"body": {"temperature": 0}, "guidance_scale": 2}
+
     def text(**knobs) -> str:
-        return client.completions.create(**request(12, guidance_scale=2, **knobs)).choices[0].text
+        return client.completions.create(**request(12, **greedy, **knobs)).choices[0].text
 
     ids = [VOCAB[BOS], *map(VOCAB.__getitem__, "judge 1+2=3"), VOCAB[ANSWER]]
     as_ids = text(guidance_prompt_ids=ids)
     assert text(negative_prompt="judge 1+2=3") == as_ids != text()
-    chat = client.chat.completions.create(**chat_request(12, guidance_scale=2, negative_prompt="judge 1+2=3"))
+    chat = client.chat.completions.create(**chat_request(12, **greedy, negative_prompt="judge 1+2=3"))
     assert chat.choices[0].message.content == as_ids, "a message is the same prompt as its text here"
 
 
