@@ -8,6 +8,7 @@ import random
 import re
 import shlex
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,12 @@ from checkpoints import write_magvit, write_mmada
 from clients import client as http_client
 from clients import wait_until_idle
 from PIL import Image
-from readme import PAGES
+from readme import PAGES, ROOT
 from scrape import scrape, total
 from selenium.webdriver.common.by import By
 from server import openai_client, serve
 from transformers import AutoTokenizer
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 
 from vllm_infogain.engine.pictures import IN_THE_MODEL
 from vllm_infogain.images.canvas import UNKNOWN
@@ -351,3 +352,28 @@ def test_pictures_and_texts_of_many_clients_are_each_answered_as_if_alone(url):
 
     print(f"the slowest /health took {asyncio.run(besiege()):.3f} s")
     wait_until_idle(url)
+
+
+def test_pictures_are_exported_in_the_evaluators_layouts_and_none_is_asked_for_twice(url, tmp_path):
+    lines = [json.dumps({"tag": "colors", "prompt": prompt}) for prompt in ("a red circle", "a blue cross")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    common = ["--url", url, "--per-prompt", "2", "--knobs", json.dumps(FEW)]
+
+    def export(*arguments: str) -> str:
+        command = [sys.executable, "-m", "benchmarks.export_images", *arguments, *common]
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+
+    geneval = ("geneval", str(tmp_path / "pictures"), "--metadata", str(tmp_path / "metadata.jsonl"))
+    assert "0 of 4 pictures are there already" in export(*geneval)
+    for index, line in enumerate(lines):
+        folder = tmp_path / "pictures" / f"{index:05}"
+        assert (folder / "metadata.jsonl").read_text() == line + "\n"
+        assert sorted(path.name for path in (folder / "samples").iterdir()) == ["0000.png", "0001.png"]
+    (tmp_path / "pictures" / "00001" / "samples" / "0001.png").unlink()
+    assert "3 of 4 pictures are there already" in export(*geneval)
+    export("npz", str(tmp_path / "all.npz"), "--prompts", str(tmp_path / "prompts.txt"))
+    array = np.load(tmp_path / "all.npz")["arr_0"]
+    assert (array.shape, array.dtype) == ((2, SIDE, SIDE, 3), np.uint8)
+    first = Image.open(tmp_path / "pictures" / "00000" / "samples" / "0001.png")
+    assert (array[1] == np.asarray(first.convert("RGB"))).all(), "the same prompt and seed"
