@@ -48,6 +48,7 @@ FULL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "pc": ({"sampler": "pc"}, {}),
     "klass": ({"sampler": "klass"}, {}),
     "klass, dual cache": ({"sampler": "klass", "cache": "dual", "block_length": 5}, {}),
+    "maskgit": ({"sampler": "maskgit"}, {}),
     "eb": ({"sampler": "eb"}, {}),
     "threshold": ({"sampler": "threshold"}, {}),
     "factor": ({"sampler": "factor"}, {}),

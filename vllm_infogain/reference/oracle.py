@@ -21,7 +21,7 @@ from vllm_infogain.sampling.best_of_n import generation_seeds
 from vllm_infogain.sampling.block_view import BlockView
 from vllm_infogain.sampling.metadata import PositionStatistics, SamplingMetadata
 from vllm_infogain.sampling.read_logits import read
-from vllm_infogain.sampling.schedule import next_write, plan_blocks
+from vllm_infogain.sampling.schedule import annealing, next_write, plan_blocks
 
 Action = list[tuple[int, int]]  # (position, token)
 
@@ -162,13 +162,14 @@ class _Oracle:
         everywhere = self.params.looks_ahead and self.params.uncertainty_scope == "sequence"
         return self.masked(state, first, self.end if everywhere else last)
 
-    def written(self, branch: Branch) -> tuple[int, int]:
-        """The step of the block's schedule that is next to write anything, and how many positions."""
+    def written(self, branch: Branch) -> tuple[int, int, float]:
+        """The step of the block's schedule that is next to write anything, how many positions, and its annealing."""
         first, last = self.block_of(branch.state)
         masked, step = len(self.masked(branch.state, first, last)), branch.block_step + branch.idle_steps
         blocks = plan_blocks(self.params, self.start, self.mask_id)
         (block,) = (block for block in blocks if (block.start, block.end) == (first - self.start, last - self.start))
-        return next_write(self.params, masked, step, block)
+        step, written = next_write(self.params, masked, step, block)
+        return step, written, annealing(self.params, step, block)
 
     def settles(self, branch: Branch) -> bool:
         """Whether the next action leaves nothing masked that counts for H."""
@@ -182,8 +183,9 @@ class _Oracle:
         positions, scope = self.masked(state, first, last), self.scope(state, first, last)
         statistics = self.read(branch, positions)
         canvas_offsets = np.array(positions) - self.start
-        view = BlockView(statistics, canvas_offsets, self.log_frequencies, masked_elsewhere=len(scope) > len(positions))
-        schedule_step, written = self.written(branch)
+        schedule_step, written, noise = self.written(branch)
+        is_wider = len(scope) > len(positions)
+        view = BlockView(statistics, canvas_offsets, self.log_frequencies, noise, masked_elsewhere=is_wider)
         proposal = propose(view, params, written, step_generator(params.seed, len(branch.steps)))
         actions: list[Action] = [
             [(positions[index], token) for index, token in zip(indices, tokens, strict=True)]

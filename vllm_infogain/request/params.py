@@ -24,7 +24,7 @@ from vllm_infogain.request.image_tokens import ImageTokens, picture_knobs
 
 LOOKAHEAD_SAMPLERS = ("info_gain", "lookum", "beam")
 # Write a number of positions that the schedule gives, the best by a score.
-SCORE_SAMPLERS = ("entropy", "confidence", "margin", "uniform", "ar", "klass", "pc")
+SCORE_SAMPLERS = ("entropy", "confidence", "margin", "uniform", "ar", "klass", "pc", "maskgit")
 # Write as many positions as a bound on their uncertainty allows.
 ADAPTIVE_SAMPLERS = ("eb", "threshold", "factor")
 SAMPLERS = (*LOOKAHEAD_SAMPLERS, *SCORE_SAMPLERS, *ADAPTIVE_SAMPLERS, "best_of_n")
@@ -115,6 +115,8 @@ class DecodingParams:
     def tau_position(self) -> float:
         """`position_temperature` with its sampler's default filled in."""
         if self.position_temperature is None:
+            if self.sampler == "maskgit":
+                return 1.0  # to begin with: it falls from step to step
             # Generations that all take the best positions would, at token temperature 0, all be the same.
             return (0.4 if self.image else 0.1) if self.looks_ahead or self.sampler == "best_of_n" else 0.0
         # So low a temperature takes the best score all the same, and scores divided by it could overflow.

@@ -13,6 +13,8 @@ from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling.block_view import BlockView
 from vllm_infogain.sampling.scores import HELD_BACK, count_to_write, held_back, position_score
 
+LEAST_TEMPERATURE = 1e-6  # a lower one takes the best score all the same, and scores divided by it could overflow
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -42,7 +44,7 @@ def choose_positions(scores: np.ndarray, written: int, temperature: float, rng: 
 
     Temperature 0 takes the highest scores.
     """
-    if temperature > 0:
+    if temperature > LEAST_TEMPERATURE:
         scores = scores.astype(np.float64) / temperature + rng.gumbel(size=scores.shape)
     if written == 1:
         return scores.argmax(-1)[:, None]
@@ -83,7 +85,7 @@ def propose(view: BlockView, params: DecodingParams, written: int, rng: np.rando
     scores = position_score(params.sampler, view, params, rng)
     scores = np.where(held_back(view.statistics.tokens, params), HELD_BACK, scores)
     written = count_to_write(scores[0], view, params, written)
-    masked_indices = np.sort(choose_positions(scores, written, params.tau_position, rng))
+    masked_indices = np.sort(choose_positions(scores, written, params.tau_position * view.annealing, rng))
     return Proposal(masked_indices, view.statistics.tokens[:1, masked_indices[0]])
 
 

@@ -14,4 +14,5 @@ class BlockView:
     statistics: PositionStatistics  # of these positions alone
     canvas_offsets: np.ndarray  # [masked] int64: of these positions
     log_frequencies: np.ndarray | None = None  # [vocab] of a background text, for PC
+    annealing: float = 1.0  # of the position temperature, by this step
     masked_elsewhere: bool = False  # positions outside the block count for H(z) too

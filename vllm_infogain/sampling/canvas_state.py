@@ -16,7 +16,7 @@ from vllm_infogain.sampling.block_view import BlockView
 from vllm_infogain.sampling.forward_window import ForwardWindow
 from vllm_infogain.sampling.logprobs import TokenLogprob, given
 from vllm_infogain.sampling.metadata import Comparison, PositionStatistics, SamplingMetadata
-from vllm_infogain.sampling.schedule import Block, next_write, plan_blocks
+from vllm_infogain.sampling.schedule import Block, annealing, next_write, plan_blocks
 
 
 @dataclass(frozen=True)
@@ -200,16 +200,17 @@ class CanvasState:
         """The candidate actions, from the statistics of the positions that `masked` gave for the state."""
         positions = self._block_masked()
         count = len(positions)
-        view = BlockView(
-            statistics.head(count),
-            positions - self.canvas_start,
-            self.log_frequencies,
-            masked_elsewhere=len(statistics.entropy) > count,
-        )
         if statistics.log_probabilities is not None:
             self._previous = (positions, statistics.log_probabilities)
         step, written = next_write(self.params, count, self.block_step + self.idle_steps, self.block)
         self.idle_steps = step - self.block_step
+        view = BlockView(
+            statistics.head(count),
+            positions - self.canvas_start,
+            self.log_frequencies,
+            annealing(self.params, step, self.block),
+            masked_elsewhere=len(statistics.entropy) > count,
+        )
         return propose(view, self.params, written, step_generator(self.params.seed, self.steps))
 
     def outcomes(self, proposal: Proposal) -> np.ndarray:

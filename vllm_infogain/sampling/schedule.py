@@ -117,6 +117,18 @@ def next_write(params: DecodingParams, masked: int, step: int, block: Block) -> 
     return step, written
 
 
+def annealing(params: DecodingParams, step: int, block: Block) -> float:
+    """What is left of the position temperature in the `step`-th step of a block's schedule: 1, but for `maskgit`.
+
+    MMaDA's released code multiplies it by 1 - r in every step, r = 1 / S, 2 / S and so on. (MaskGIT's own is 1 - r.)
+    Where the schedule is `fixed`, S is the number of steps that it takes.
+    """
+    if params.sampler != "maskgit":
+        return 1.0
+    steps = block.steps or math.ceil(block.masked / params.tokens_per_step)
+    return math.prod(1 - (earlier + 1) / steps for earlier in range(min(step + 1, steps)))
+
+
 @lru_cache(maxsize=64)
 def dream_shares(steps: int) -> np.ndarray:
     """[steps] fp32, as Dream's released code computes it: the share of the masks that each step writes.

@@ -13,8 +13,8 @@ HELD_BACK = -1e30  # a score below all others, but above -inf
 def position_score(name: str, view: BlockView, params: DecodingParams, rng: np.random.Generator) -> np.ndarray:
     """The score [draws, masked] of writing each draw's tokens; probabilities at temperature 1.
 
-    Sources: KLASS arXiv 2511.05664; PC-Sampler arXiv 2508.13021; EB arXiv 2505.24857; threshold and factor: Fast-dLLM
-    arXiv 2505.22618.
+    Sources: MaskGIT arXiv 2202.04200; KLASS arXiv 2511.05664; PC-Sampler arXiv 2508.13021; EB arXiv 2505.24857;
+    threshold and factor: Fast-dLLM arXiv 2505.22618.
     """
     statistics = view.statistics
     match name:
@@ -22,6 +22,8 @@ def position_score(name: str, view: BlockView, params: DecodingParams, rng: np.r
             return statistics.probabilities
         case "pc":
             return pc_score(view, params)
+        case "maskgit":  # whose noise is of this scale: a Gumbel number times the temperature
+            return np.log(np.maximum(statistics.probabilities, np.finfo(np.float32).tiny))
         case "confidence":
             score = statistics.top_probability
         case "entropy" | "eb":

@@ -11,7 +11,7 @@ from typing import Any
 
 from vllm_infogain.compat import InputProcessor, SamplingParams, VLLMValidationError, parse_model_prompt
 from vllm_infogain.request.canvas import SEED
-from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.fields import ParameterError, switch
 from vllm_infogain.request.from_vllm import image_tokens, settings_of
 from vllm_infogain.request.guidance import NEGATIVE, with_negative_prompt
 from vllm_infogain.serving import infilling
@@ -56,7 +56,9 @@ def admit(
     asked = Asked.of(given) if isinstance(given, SamplingParams) else Asked()
     params = completed(processor, given, engine_input)
     requested = asked.canvas
-    if SEED in (getattr(params, "extra_args", None) or {}):
+    codes = _picture(processor, params)
+    is_picture = codes is not None and params.max_tokens == codes
+    if is_picture or SEED in (getattr(params, "extra_args", None) or {}):
         # Its length is the canvas's, whatever vLLM made of max_tokens; nor did it look at the server's limit.
         if asked.over_http:
             check_server_limit(params.max_tokens, processor.vllm_config)
@@ -89,7 +91,16 @@ def _with_canvas(processor: InputProcessor, params: Any, engine_input: Any) -> A
     with refusing():
         mask_text = None if tokenizer is None else tokenizer.convert_ids_to_tokens([mask_id])[0]
         infilling.cut_prompt(engine_input, mask_id, mask_text, inserts=asked.inserts)
-        return infilling.with_canvas(params, engine_input.get(infilling.GAP), asked.own_canvas)
+        return infilling.with_canvas(
+            params, engine_input.get(infilling.GAP), asked.own_canvas, _picture(processor, params)
+        )
+
+
+def _picture(processor: InputProcessor, params: Any) -> int | None:
+    """Codes of a picture, if the request asks for one and the model makes any."""
+    tokens = image_tokens(processor.vllm_config)
+    asks = switch("image", (getattr(params, "extra_args", None) or {}).get("image") or False)
+    return tokens.codes if tokens is not None and asks else None
 
 
 def _with_negative_prompt(processor: InputProcessor, params: Any) -> Any:

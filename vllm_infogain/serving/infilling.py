@@ -44,7 +44,7 @@ def cut_prompt(
         engine_input["prompt"] = engine_input["prompt"].partition(mask_text)[0]
 
 
-def with_canvas(params: Any, gap: Gap | None, given_length: int | None) -> Any:
+def with_canvas(params: Any, gap: Gap | None, given_length: int | None, picture: int | None = None) -> Any:
     """vLLM's SamplingParams with all that is known of the canvas: its text in `extra_args`, its length as `max_tokens`.
 
     The caller may share the parameters between requests: what changes is a copy.
@@ -52,6 +52,7 @@ def with_canvas(params: Any, gap: Gap | None, given_length: int | None) -> Any:
     Args:
         gap: of the request's prompt.
         given_length: `max_tokens`, if the request itself gives it.
+        picture: codes of one, if the request asks for a picture: a canvas of so many, which no text spells.
 
     Raises:
         ParameterError: the canvas is given twice, or with another length.
@@ -66,9 +67,12 @@ def with_canvas(params: Any, gap: Gap | None, given_length: int | None) -> Any:
             raise ParameterError(clash[0], extra[clash[0]], f"{where} says what is to be filled; leave one of them out")
     seed = ours.get(SEED, extra.get(SEED))
     length = len(seed) if isinstance(seed, list | tuple) else None  # anything else is refused by its parser
-    if not ours and length is None:
+    if length is None and given_length in (None, picture):
+        length = picture
+    if not ours and length is None and picture is None:
         return params
     params = params.clone()
+    params.detokenize = params.detokenize and picture is None
     params.extra_args = {**extra, **ours}
     if length is not None:
         if length == 0:

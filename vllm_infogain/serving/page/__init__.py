@@ -49,6 +49,7 @@ SAMPLER_LINES = {  # what each is, for a reader who has not met it
     "ar": "writes from left to right.",
     "klass": "writes confident places first whose distribution has stopped to move.",
     "pc": "writes confident places of rare tokens first, and those near the start.",
+    "maskgit": "writes confident places first, with less and less chance in it.",
     "eb": "writes as many places per step as a bound on their entropies allows.",
     "threshold": "writes all places per step that are surer than a threshold.",
     "factor": "writes more places per step the surer they are.",
