@@ -1,7 +1,10 @@
 """Requests for pictures: what they are filled in with, what is refused, and which columns of a head are computed."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
+import jinja2
 import pytest
 import torch
 from checkpoints import write_mmada
@@ -162,3 +165,16 @@ def test_the_columns_of_a_head_are_those_of_its_whole_product_on_any_number_of_r
             parts.append(llada.LLaDAModelLM.compute_logits_of(SimpleNamespace(lm_head=head), hidden, columns))
         whole = (hidden @ weight.T)[:, slice(*columns)]
         torch.testing.assert_close(torch.stack(parts).sum(0), whole)
+
+
+def test_the_chat_template_that_is_written_down_ends_with_one_newline():
+    page = (Path(llada.__file__).parent / "README.md").read_text()
+    (template,) = re.findall(r"```jinja\n(.*?)\n```", page, re.DOTALL)
+    messages = [{"role": "user", "content": " two\nlines \n"}, {"role": "assistant", "content": "yes"}]
+    text = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(template)  # as transformers renders it
+    assert text.render(messages=messages, add_generation_prompt=True) == (
+        "<|startoftext|><|start_header_id|>user<|end_header_id|>\ntwo\nlines<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\nyes<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n"
+    )
+    assert text.render(messages=messages, add_generation_prompt=False).endswith("yes<|eot_id|>")
