@@ -14,7 +14,13 @@ from waiting import PATIENCE, wait_until
 
 RAY = Path(sys.executable).parent / "ray"
 HEAD = ["--head", "--port=0", "--include-dashboard=false"]
-NODE = ["--num-gpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
+NODE = ["--object-store-memory=100000000", "--disable-usage-stats", "--block"]
+QUIRKS = {
+    # Where a token lies in the home, left there by any use of Ray, `ray start` asks for it and not all give it.
+    "RAY_AUTH_MODE": "disabled",
+    # Ray lets all others go first: beside other tests its workers would hardly start.
+    "RAY_worker_niceness": "0",
+}
 MARK = "VLLM_INFOGAIN_TEST_CLUSTER"  # in the environment of every process that belongs to the cluster or uses it
 
 
@@ -23,17 +29,16 @@ def ray_cluster(nodes: int, cpus: int = 1) -> Iterator[dict[str, str]]:
     """Nodes of one GPU and so many CPUs each; yields what vLLM's environment needs. No process outlives it."""
     # Ray's sockets lie in it, and the path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
-        environment = {"VLLM_INFOGAIN_CPU_RAY": "1", "OMP_NUM_THREADS": "1", MARK: folder}
-        # Where a token lies in the home, left there by any use of Ray, `ray start` asks for it and not all give it.
-        environment["RAY_AUTH_MODE"] = "disabled"
+        environment = {"VLLM_INFOGAIN_CPU_RAY": "1", "OMP_NUM_THREADS": "1", MARK: folder, **QUIRKS}
         try:
-            _start_node([*HEAD, f"--num-cpus={cpus}", f"--temp-dir={folder}"], environment, folder)
+            size = [f"--num-cpus={cpus}", "--num-gpus=1"]
+            _start_node([*HEAD, *size, f"--temp-dir={folder}"], environment, folder)
             address = (Path(folder) / "ray_current_cluster").read_text().strip()
             for _ in range(nodes - 1):
-                _start_node([f"--num-cpus={cpus}", f"--address={address}"], environment, folder)
+                _start_node([*size, f"--address={address}"], environment, folder)
             yield environment | {"RAY_ADDRESS": address}
         finally:
-            _stop(folder)
+            _stop(environment)
 
 
 def _start_node(arguments: list[str], environment: dict[str, str], folder: str) -> None:
@@ -52,23 +57,25 @@ def _start_node(arguments: list[str], environment: dict[str, str], folder: str) 
         wait_until(runs, lambda: f"`ray start` does not come to an end:\n{said()}", every=0.2)
 
 
-def _stop(folder: str) -> None:
+def _stop(cluster: dict[str, str]) -> None:
     """Ask `ray start` to end its nodes, and see to it that everything ends."""
-    for process in _members(folder):
+    for process in members(cluster):
         if process.ppid() == os.getpid():
             process.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs(_members(folder), timeout=PATIENCE)
+    _, alive = psutil.wait_procs(members(cluster), timeout=PATIENCE)
     names = [" ".join(process.cmdline()) for process in alive]
     for process in alive:
         process.kill()
     assert not alive, f"outlived the cluster: {names}"
 
 
-def _members(folder: str) -> list[psutil.Process]:
+def members(cluster: dict[str, str], title: str = "") -> list[psutil.Process]:
+    """Processes that belong to the cluster or use it, whose title has this text. Not this one."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == folder and process.pid != os.getpid():
+            ours = process.environ().get(MARK) == cluster[MARK] and process.pid != os.getpid()
+            if ours and title in " ".join(process.cmdline()):
                 found.append(process)
         except psutil.Error:
             pass  # somebody else's, or gone

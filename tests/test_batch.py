@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 from engines import running
+from held_back import GO_ON, TAKES
+from marked import refuse_unmarked
+from ray_cluster import MARK, QUIRKS, members
 from vllm import SamplingParams
 from waiting import PATIENCE, wait_until
 
@@ -21,8 +24,10 @@ from vllm_infogain.batch.rows import row_request
 from vllm_infogain.embedded.evaluation import held_out
 from vllm_infogain.embedded.tasks import CANVAS
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
+OF_A_COMMAND = 3 * PATIENCE  # it starts Ray and two engines
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(3 * OF_A_COMMAND)]
 
+HOLD = ["--engine-args", '{"worker_extension_cls": "held_back.Extension"}']
 FIELDS = tuple(SamplingParams.__struct_fields__)
 KNOBS = [
     {"sampler": "entropy", "block_length": 0},
@@ -31,7 +36,7 @@ KNOBS = [
     {"sampling_params": {"extra_args": {"sampler": "beam", "beam_width": 2, "num_candidates": 4}}, "stop": "\n"},
     {"sampler": "best_of_n", "num_generations": 2, "logit_bias": {"9": -1.5}, "seed": 3},
 ]
-PROBLEMS = [*held_out("sudoku", 40), *held_out("countdown", 40), *held_out("judgement", 40)]
+PROBLEMS = [*held_out("sudoku", 27), *held_out("countdown", 27), *held_out("judgement", 26)]
 ROWS = [
     {
         "id": f"row {number}",
@@ -41,16 +46,17 @@ ROWS = [
         "metadata": number,
         **KNOBS[number % len(KNOBS)],
     }
-    for number, problem in enumerate(PROBLEMS * 2)
+    for number, problem in enumerate(PROBLEMS)
 ]
+assert len(ROWS) > 2 * TAKES, "two engines that are held back cannot decode them all"
 CHAT = {"id": "chat", "messages": [{"role": "user", "content": PROBLEMS[0].prompt}], "max_tokens": 20}
 BAD = [
-    ("{no json", "line 242 is no JSON"),
+    ("{no json", "line 82 is no JSON"),
     ({"id": "unknown", "prompt": "x", "tempature": 1}, "tempature=1: unknown"),
     ({"id": "refused", "prompt": "x", "max_tokens": 4000}, "max_tokens=4000: prompt"),
     ({"id": "mistyped", "prompt": "x", "temperature": "hot"}, "temperature='hot': Expected `float`"),
 ]
-NO_JSON = 241  # its number is its id
+NO_JSON = 81  # its number is its id
 
 
 @pytest.fixture(scope="module")
@@ -82,57 +88,64 @@ def _columns(row):
 class Batch:
     """The command, running."""
 
-    def __init__(self, process: subprocess.Popen, folder: Folder, log: Path) -> None:
-        self.process, self.folder, self.log = process, folder, log
+    def __init__(self, process: subprocess.Popen, folder: Folder, log: Path, go_on: Path) -> None:
+        self.process, self.folder, self.log, self.go_on = process, folder, log, go_on
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def members(self) -> list[psutil.Process]:
-        """Its processes, Ray's and the engines' among them."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+    def members(self, title: str = "") -> list[psutil.Process]:
+        """Processes, Ray's and the engines' among them, whose title has this text."""
+        return members({MARK: str(self.go_on)}, title)
 
-    def wait_for_rows(self, count: int) -> None:
-        def happened() -> bool:
+    def wait_for_a_part(self) -> None:
+        def runs() -> bool:
             assert self.process.poll() is None, self.said()
-            return self.folder.rows_done() >= count
+            return True
 
-        wait_until(happened, self.said, every=0.02)
+        wait_until(lambda: runs() and self.folder.rows_done() > 0, self.said, every=0.2, patience=OF_A_COMMAND)
+
+    def end(self, code: int = 0) -> None:
+        """It ends, with this code, and nothing of it stays."""
+        assert self.process.wait(OF_A_COMMAND) == code, self.said()
+        wait_until(lambda: not self.members(), lambda: f"outlived the command: {self.members()}", every=0.5)
 
     def summary(self) -> dict:
-        assert self.process.wait(PATIENCE) == 0, self.said()
+        self.end()
         return json.loads(self.said().splitlines()[-1])
 
 
 @contextmanager
-def batch(source: Path, out: Path) -> Iterator[Batch]:
-    log = out.with_suffix(".log")
-    command = [sys.executable, "-m", "vllm_infogain.batch", str(source), str(out), "--replicas", "2"]
+def batch(source: Path, out: Path, *flags: str, held_back: bool = False) -> Iterator[Batch]:
+    """The command on two replicas.
+
+    Args:
+        flags: with those of HOLD, engines can be held back.
+        held_back: engines stand still before all is done, until there is the file `go_on`.
+    """
+    log, go_on = out.with_suffix(".log"), out.with_suffix(".go_on")
+    command = [sys.executable, "-m", "vllm_infogain.batch", str(source), str(out), "--replicas", "2", *flags]
+    environment = {MARK: str(go_on), GO_ON: str(go_on), "PYTHONPATH": str(Path(__file__).parent)}
+    environment |= {"OMP_NUM_THREADS": "1", **QUIRKS}
+    if not held_back:
+        go_on.touch()
+    refuse_unmarked()
     with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    run = Batch(process, Folder(out), log)
+        variables = os.environ | environment
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=variables, start_new_session=True)
+    run = Batch(process, Folder(out), log, go_on)
     try:
         yield run
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def end(run: Batch, how: Callable[[], None]) -> None:
-    """End the command, and see that nothing of it stays."""
-    members = run.members()
-    assert members
-    how()
-    run.process.wait(PATIENCE)
-    _, alive = psutil.wait_procs(members, timeout=PATIENCE)
-    assert not alive, f"outlived the command: {alive}"
+        for left in run.members():
+            left.kill()
+        process.wait()
 
 
 def check(rows: list[dict], expected: dict) -> None:
     """Every id once; all as the local engine has it; the bad rows with their errors."""
     identifiers = [row["id"] for row in rows]
-    assert len(identifiers) == len(set(identifiers)) == len(ROWS) + 1 + len(BAD)
+    assert len(identifiers) == len(set(identifiers)) == len(expected) + len(BAD)
     by_id = {row["id"]: row for row in rows}
     for name, (tokens, text, report) in expected.items():
         row = by_id[name]
@@ -152,16 +165,16 @@ def lines(out: Path) -> list[dict]:
 
 def test_a_killed_command_goes_on_and_every_row_comes_once_as_of_one_engine(source, expected, tmp_path):
     out = tmp_path / "out"
-    with batch(source, out) as run:
-        run.wait_for_rows(1)
-        end(run, run.process.kill)
-        assert run.process.returncode == -signal.SIGKILL
+    with batch(source, out, *HOLD, held_back=True) as run:
+        run.wait_for_a_part()
+        run.process.kill()
+        run.end(-signal.SIGKILL)
         done = run.folder.rows_done()
     assert 0 < done < len(ROWS)
-    with batch(source, out) as run:
+    with batch(source, out, *HOLD) as run:
         summary = run.summary()
     assert (summary["rows"], summary["errors"]) == (len(ROWS) + 1 + len(BAD), len(BAD))
     assert summary["done_before"] == done
     check(lines(out), expected)
-    with batch(source, out) as run:
+    with batch(source, out, *HOLD) as run:
         assert run.summary()["done_before"] == summary["rows"], "there is nothing left to do"

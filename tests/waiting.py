@@ -10,9 +10,11 @@ from collections.abc import Callable
 PATIENCE = 300.0  # seconds; below pytest's own limit for a test
 
 
-def wait_until(happened: Callable[[], bool], otherwise: Callable[[], str], every: float = 0.05) -> None:
-    """Look again and again until it happened; after all that PATIENCE, fail with what `otherwise` says."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(
+    happened: Callable[[], bool], otherwise: Callable[[], str], every: float = 0.05, patience: float = PATIENCE
+) -> None:
+    """Look again and again until it happened; after all that patience, fail with what `otherwise` says."""
+    deadline = time.monotonic() + patience
     while not happened():
         assert time.monotonic() < deadline, otherwise()
         time.sleep(every)
