@@ -41,6 +41,7 @@ from vllm_infogain.images.magvit import Magvit
 # The paper's settings: both temperatures 0.4, N 8, no bypass.
 GUIDANCE = 1.0
 TEMPERATURE = 0.4
+TEMPERATURES = {"maskgit": 1.0}  # of tokens; of the others it is TEMPERATURE
 NOISE = {"position_temperature": TEMPERATURE}
 LOOKAHEAD = {**NOISE, "num_candidates": 8, "bypass_threshold": 1.0}
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -49,7 +50,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "confidence": {"sampler": "confidence", **NOISE},
     "margin": {"sampler": "margin", **NOISE},
     "confidence, no noise": {"sampler": "confidence"},
-    "maskgit": {"sampler": "maskgit"},
+    "maskgit": {"sampler": "maskgit"},  # as published: draws at temperature 1, noise of its own
     "lookum": {"sampler": "lookum", **LOOKAHEAD},
     "info_gain, mean": {"sampler": "info_gain", **LOOKAHEAD, "state_uncertainty": "mean"},
     "info_gain, sum": {"sampler": "info_gain", **LOOKAHEAD, "state_uncertainty": "sum"},
@@ -68,13 +69,15 @@ def cells(steps: Sequence[int], samplers: Sequence[str]) -> Iterator[tuple[int, 
             yield count, name, {**SAMPLERS[name], **schedule, "guidance_scale": GUIDANCE}
 
 
-def cell(llm: Any, wanted: Sequence[Requirement], knobs: dict[str, Any], kept: Path) -> tuple[list[Drawn], float]:
+def cell(
+    llm: Any, wanted: Sequence[Requirement], knobs: dict[str, Any], temperature: float, kept: Path
+) -> tuple[list[Drawn], float]:
     """Its pictures and the CPU seconds they took: drawn now, or read from where they were kept."""
     if kept.exists():
         first, *lines = kept.read_text().splitlines()
         return [Drawn(**json.loads(line)) for line in lines], json.loads(first)["cpu_seconds"]
     start = time.process_time()
-    drawn = draw_all(llm, wanted, knobs, temperature=TEMPERATURE, use_tqdm=True)
+    drawn = draw_all(llm, wanted, knobs, temperature=temperature, use_tqdm=True)
     seconds = time.process_time() - start
     lines = [json.dumps({"cpu_seconds": seconds, "knobs": knobs})]
     lines += [json.dumps(vars(one) | {"report": _without_steps(one.report)}) for one in drawn]
@@ -157,7 +160,7 @@ def main() -> None:
         draw_all(llm, wanted[:4], {"sampler": "confidence"})  # the first batch pays for what is set up on first use
         for steps, name, knobs in cells(arguments.steps, arguments.samplers):
             kept = keep / f"{steps} {name} {arguments.per_category}.jsonl".replace(",", "").replace(" ", "-")
-            drawn, seconds = cell(llm, wanted, knobs, kept)
+            drawn, seconds = cell(llm, wanted, knobs, TEMPERATURES.get(name, TEMPERATURE), kept)
             found = figures(drawn, seconds, tokenizer, judge)
             results.append({"steps": steps, "settings": settings_text(knobs), "name": name} | found)
             sheets[steps, name] = pictures(tokenizer, [one.codes for one in drawn])
@@ -179,11 +182,12 @@ def _title(per_category: int, machine: dict[str, Any]) -> str:
 
 Written by `python -m benchmarks.images`. {6 * per_category} held-out prompts, {per_category} of each of GenEval's
 categories (a category with fewer prompts repeats them with other seeds), `guidance_scale` {GUIDANCE:g}, both
-temperatures {TEMPERATURE}, N 8 and no bypass for samplers that look ahead; 5 steps are `linear`, 16 and 64 `maskgit`
-(cosine). Columns: share of right pictures in %, by category, and their mean ± standard error; FID and Inception score
-by a small classifier of ours, against true drawings of the same prompts (no figures of Inception's: they compare
-samplers here, and nothing else); cumulative entropy in nats, rows that the model computed and CPU milliseconds, all per
-picture.
+temperatures {TEMPERATURE} (`maskgit` has its published ones), N 8 and no bypass for samplers that look ahead; 5 steps
+are `linear`, 16 and 64 `maskgit` (cosine).
+
+Columns: share of right pictures in %, by category, and their mean ± standard error; FID and Inception score by a small
+classifier of ours, against true drawings of the same prompts (no figures of Inception's: they compare samplers here,
+and nothing else); cumulative entropy in nats, rows that the model computed and CPU milliseconds, all per picture.
 
 Machine: {machine["cpu"]}, one thread, bf16, vLLM {machine["vllm"]}, torch {machine["torch"]}; other work beside it.
 """
