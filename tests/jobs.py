@@ -2,6 +2,8 @@
 
 from engines import Job
 
+from vllm_infogain.embedded.tokenizer import BOS, EOS, VOCAB, encode
+
 CACHED = [
     Job("one", {"cache": "dual", "block_length": 16, "bypass_threshold": 1.0}, 50),
     Job("a longer prompt than the others, by far", {"cache": "prefix", "block_length": 8, "tokens_per_step": 2}, 40),
@@ -33,6 +35,16 @@ GUIDED = [
     Job("klass", {"guidance_scale": 1, "guidance_prompt_ids": [7], "sampler": "klass", "block_length": 8}, 20),
     Job("prune", {"guidance_scale": 4, "prune": True, "bypass_threshold": 1.0, "suffix_token_ids": [7, 9]}, 14, 0.7, 3),
 ]  # fmt: skip
+
+# Of the image model that `checkpoints.write_mmada` writes: its 16 codes, a text's prompt in the form of a picture's.
+RED, BLUE = ([VOCAB["{"], VOCAB[BOS], *encode(text), VOCAB[EOS], VOCAB["~"]] for text in ("red", "a blue one"))
+PICTURES = [
+    Job(RED, {"image": True, "steps": 5, "num_candidates": 4}, 16),
+    Job(BLUE, {"image": True, "steps": 4, "guidance_scale": 3.5, "sampler": "entropy"}, 16),
+    Job(BLUE, {"image": True, "steps": 6, "guidance_scale": 1.5, "state_uncertainty": "sum"}, 16, 0.4, 3),
+    Job(RED, {"image": True, "sampler": "maskgit", "steps": 5}, 16, 1.0, 4),
+    Job("a text", {"guidance_scale": 1.5, "bypass_threshold": 1.0, "block_length": 8}, 20),
+]
 
 PREFIX = "a prefix that many of the prompts share, longer than two pages of the cache"
 BLOCK_CAUSAL = [

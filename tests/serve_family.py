@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import openai
-from checkpoints import write_dream, write_llada, write_sdar
+from checkpoints import write_dream, write_llada, write_mmada, write_sdar
 from checkpoints_moe import write_llada2, write_llada_moe, write_sdar_moe
 from ray_cluster import ray_cluster
 from server import serve
@@ -26,6 +26,7 @@ FAMILIES = {
     "sdar_moe": write_sdar_moe,
     "llada_moe": write_llada_moe,
     "llada2_moe": write_llada2,
+    "mmada": write_mmada,
 }
 KNOBS = {"info_gain": {"sampler": "info_gain", "bypass_threshold": 1}, "entropy": {"sampler": "entropy"}}
 SAMPLERS = tuple(KNOBS)

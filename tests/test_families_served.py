@@ -3,7 +3,7 @@
 import pytest
 from clients import completed
 from engines import running
-from jobs import BLOCK_CAUSAL, CACHED
+from jobs import BLOCK_CAUSAL, CACHED, PICTURES
 from serve_family import FAMILIES, SAMPLERS, ask, serving
 
 pytestmark = pytest.mark.engine
@@ -19,6 +19,7 @@ STEPS = {"infogain": {"steps_per_schedule": 7}}  # other than the server's
         ("sdar_moe", BLOCK_CAUSAL, False),
         ("llada_moe", CACHED[:6], False),
         ("llada2_moe", BLOCK_CAUSAL, False),
+        ("mmada", PICTURES, False),
     ],
 )
 def test_a_family_served_without_any_flag_of_ours_answers_an_openai_client_as_one_worker_does(family, jobs, ray):

@@ -307,7 +307,7 @@ def test_the_first_screen_shows_a_recorded_answer_that_the_model_gives(page, cli
 
 @pytest.mark.engine
 def test_the_samplers_differ_on_the_examples_and_the_page_marks_where(page):
-    for example in page.find_elements(By.CSS_SELECTOR, "[data-prompt]"):
+    for example in page.find_elements(By.CSS_SELECTOR, "[data-prompt]:not([hidden])"):
         example.click()
         run(page)
         left, right = cells(page)
