@@ -18,7 +18,7 @@ check: setup lint ## what needs no engine to run, in 3 minutes: lint, types and 
 
 # On two cores: where one process waits for a server or a child to start, two others work.
 test: setup lint browser ## everything that must hold
-	$(BIN)/python -m pytest -n 4 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-slow: setup ## what `make test` leaves out, as others of its tests prove the same, or nearly, in less time
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow

@@ -173,7 +173,7 @@ def run(family: str, fault: str) -> dict[str, Any]:
     from vllm.v1.worker.workspace import current_workspace_manager
 
     exact = [job for job in CACHED if "cache" not in job.knobs]
-    both_ways = exact if family == "llada_moe" else [*CACHED[:5], *GUIDED[:3]]
+    both_ways = exact if family == "llada_moe" else CACHED[:5] if fault else [*CACHED[:5], *GUIDED[:3]]
     jobs = BLOCK_CAUSAL[:4] if family.startswith(("sdar", "llada2")) else both_ways
     path = Path(tempfile.mkdtemp())
     model = FAMILIES[family](path)

@@ -7,7 +7,7 @@ from xdist.scheduler import LoadFileScheduling
 
 # Longest first: at the end one process waits for the other, and should not wait for one of these.
 LONGEST = (
-    "test_stress", "test_families_served", "test_graph_twin", "test_soak", "test_server", "test_ray",
+    "test_stress", "test_families_served", "test_graph_twin", "test_server", "test_ray",
     "test_worker_death", "test_other_vllm", "test_device_twin", "test_plugin", "test_published", "test_metrics",
     "test_page", "test_images_server", "test_engine_moe", "test_tensor_parallel", "test_data_parallel",
     "test_engine_compiled", "test_grammar",

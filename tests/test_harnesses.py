@@ -54,6 +54,7 @@ def test_lm_evals_completions_back_end_completes_a_task_as_the_readme_says(url: 
     assert_all_solved(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_lm_evals_completions_back_end_sends_templated_chats(url: str, tmp_path):
     # Token ids: lm-eval sends a chat as text to chat endpoints only.
     model_args = {"model": SERVED_NAME, "base_url": f"{url}/v1/completions", "num_concurrent": 4, "max_length": 64}

@@ -37,7 +37,7 @@ MAKE = {
     "make demo": "-m vllm_infogain.embedded.demo",  # test_demo.py
     "make demo-images": "-m vllm_infogain.embedded.pictures.demo",  # test_demo.py
     "make check": '-m pytest -n 2 --dist loadfile -m "not engine"',
-    "make test": "-m pytest -n 4 --dist loadfile\n",  # CI
+    "make test": "-m pytest -n 3 --dist loadfile\n",  # CI
     "make test-slow": "-m pytest -n 2 --dist loadfile -m slow\n",  # a scheduled workflow
     "make serve": "vllm serve --plugin infogain",  # below
 }

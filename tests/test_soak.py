@@ -3,7 +3,7 @@
 import pytest
 from soak import LOOKS, measure
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 GROWTH = 0.02
 
