@@ -3,7 +3,8 @@
     python -m benchmarks.images [--per-category 100] [--steps 5 16 64] [--keep FOLDER]
 
 Every picture is judged by GenEval's rules. Each cell's raw output is a file of FOLDER: a run that was stopped goes on
-where it was. Writes the table, the sheet of pictures and the plot into the docs and ends in one line of JSON. Needs the extra `paper`, for the plot.
+where it was. Writes the table, the sheet of pictures and the plot into the docs and ends in one line of JSON.
+Needs the extra `paper`, for the plot.
 """
 
 import argparse
