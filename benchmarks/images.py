@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.environment import environment, settings_text
 from benchmarks.image_figures import entropy_plot, sheet
 from benchmarks.llm import started
-from vllm_infogain.embedded.pictures import model_path
+from vllm_infogain.embedded.pictures import judging, model_path
 from vllm_infogain.embedded.pictures.classifier import (
     Classifier,
     features,
@@ -103,14 +103,10 @@ def figures(drawn: list[Drawn], seconds: float, tokenizer: Magvit, judge: "Judge
 
 def shares(right: Sequence[bool], wanted: Sequence[Requirement]) -> dict[str, float]:
     """Share of right pictures by category, their mean, and its standard error over prompts and seeds (binomial)."""
-    parts = {
-        category: [ok for ok, requirement in zip(right, wanted, strict=True) if requirement["tag"] == category]
-        for category in CATEGORIES
-    }
-    share = {category: sum(part) / len(part) for category, part in parts.items()}
-    variances = [share[category] * (1 - share[category]) / len(parts[category]) for category in CATEGORIES]
+    share, count = judging.shares(right, wanted), len(wanted) // len(CATEGORIES)
     mean = sum(share.values()) / len(CATEGORIES)
-    return share | {"mean": mean, "standard_error": sum(variances) ** 0.5 / len(CATEGORIES)}
+    variance = sum(one * (1 - one) / count for one in share.values())
+    return share | {"mean": mean, "standard_error": variance**0.5 / len(CATEGORIES)}
 
 
 class Judge:

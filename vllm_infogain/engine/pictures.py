@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 
 from vllm_infogain.compat import VllmConfig
 from vllm_infogain.images.canvas import UNKNOWN
-from vllm_infogain.images.magvit import Magvit, pixels
+from vllm_infogain.images.magvit import Magvit, from_pixels, pixels
 from vllm_infogain.request.fields import ParameterError
 from vllm_infogain.request.from_vllm import image_tokens, settings_of
 
@@ -44,8 +44,7 @@ class Pictures:
     def encode(self, picture: bytes) -> list[int]:
         """Codes of one picture, [row, column, colour] uint8, row by row."""
         raw = torch.frombuffer(bytearray(picture), dtype=torch.uint8).to(self.device)
-        scaled = raw.view(1, self.side, self.side, 3).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.tokenizer.encode(scaled).flatten().tolist()
+        return self.tokenizer.encode(from_pixels(raw.view(1, self.side, self.side, 3))).flatten().tolist()
 
     def rehearse(self) -> None:
         """What takes the most memory, for vLLM's measurement of it."""

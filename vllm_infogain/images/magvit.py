@@ -121,6 +121,11 @@ def pixels(pictures: Tensor) -> Tensor:
     return ((pictures.float() + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
+def from_pixels(pictures: Tensor) -> Tensor:
+    """uint8 [n, height, width, 3] -> [n, 3, height, width], -1 to 1: what is encoded."""
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 def without_buffers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """A released checkpoint's weights without the quantiser's tables, which are computed here."""
     return {name: weight for name, weight in weights.items() if not name.startswith("quantize.")}

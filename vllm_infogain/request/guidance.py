@@ -43,14 +43,19 @@ def with_negative_prompt(
     negative = text(NEGATIVE, given.pop(NEGATIVE))
     if PROMPT in given:
         raise ParameterError(NEGATIVE, negative, f"{PROMPT} says the same as token ids; leave one of them out")
-    if not {**defaults, **given}.get(SCALE):
-        raise ParameterError(NEGATIVE, negative, f"nothing is guided; give {SCALE} above 0 too, or leave it out")
+    check_is_guided(negative, given, defaults)
     ids = [*token_ids(negative)]
     if given.get("image") and image_tokens is not None:
         ids = image_tokens.prompt(ids)
     if not ids:
         raise ParameterError(NEGATIVE, negative, "its text has no tokens; give some text, or leave it out")
     return given | {PROMPT: ids}
+
+
+def check_is_guided(negative: str, knobs: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse a negative prompt that nothing would read."""
+    if not {**defaults, **knobs}.get(SCALE):
+        raise ParameterError(NEGATIVE, negative, f"nothing is guided; give {SCALE} above 0 too, or leave it out")
 
 
 def check_guide(params: DecodingParams, prompt_length: int, vocabulary: int) -> None:

@@ -40,6 +40,14 @@ def are_right(shown: np.ndarray, wanted: Sequence[Requirement]) -> list[bool]:
     return [not faults(detect(picture), requirement) for picture, requirement in zip(shown, wanted, strict=True)]
 
 
+def shares(right: Sequence[bool], wanted: Sequence[Requirement]) -> dict[str, float]:
+    """Share of right pictures by category; there is one at least of each."""
+    counts = dict.fromkeys(CATEGORIES, 0)
+    for ok, requirement in zip(right, wanted, strict=True):
+        counts[requirement["tag"]] += ok
+    return {name: count / sum(one["tag"] == name for one in wanted) for name, count in counts.items()}
+
+
 def picture_tokenizer(model: Path) -> Magvit:
     """The tokenizer of pictures in a checkpoint's directory."""
     return Magvit.from_checkpoint(model / "image_tokenizer")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from vllm_infogain.embedded.pictures.card import model_card
 from vllm_infogain.embedded.pictures.train_tokenizer import reconstructed_right, scenes, to_network
-from vllm_infogain.embedded.pictures.validation import shares
+from vllm_infogain.embedded.pictures.validation import decoded_right
 from vllm_infogain.embedded.pictures.words import (
     BITS,
     CODES,
@@ -157,7 +157,7 @@ def write_checkpoint(model: LLaDA, tokenizer: Path, run: dict, out: Path) -> Non
     (out / "generation_config.json").write_text(json.dumps({"eos_token_id": EOS}, indent=2) + "\n")
     (out / "training.json").write_text(json.dumps(run, indent=2) + "\n")
     magvit = Magvit.from_checkpoint(tokenizer)
-    many, few = (shares(model, magvit, TEST_PROMPTS, steps) for steps in (64, 16))
+    many, few = (decoded_right(model, magvit, TEST_PROMPTS, steps) for steps in (64, 16))
     card = model_card(model, magvit, run, reconstructed_right(magvit), many, few, TEST_PROMPTS)
     (out / "README.md").write_text(card)
     for category, share in many.items():

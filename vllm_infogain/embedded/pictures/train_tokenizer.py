@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vllm_infogain.embedded.pictures.scenes import GROUND, detect, draw, requirements
-from vllm_infogain.images.geneval import CATEGORIES, faults
-from vllm_infogain.images.magvit import Magvit, MagvitConfig, pixels
+from vllm_infogain.embedded.pictures.judging import are_right, shares
+from vllm_infogain.embedded.pictures.scenes import GROUND, draw, requirements
+from vllm_infogain.images.geneval import CATEGORIES
+from vllm_infogain.images.magvit import Magvit, MagvitConfig, from_pixels, pixels
 
 SHAPE = MagvitConfig(
     channels=16, encoder_multipliers=(1, 2, 3), encoder_blocks=(1, 1, 1), decoder_multipliers=(1, 2, 3),
@@ -43,7 +44,7 @@ def drawings(wanted: list[dict], seed: int) -> np.ndarray:
 
 def to_network(pictures: list[np.ndarray]) -> Tensor:
     """uint8 [side, side, 3] each -> [n, 3, side, side], -1 to 1."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return from_pixels(torch.from_numpy(np.stack(pictures)))
 
 
 def losses(model: Magvit, batch: Tensor, weights: Tensor, *, only_decoder: bool) -> Tensor:
@@ -94,13 +95,11 @@ def train(model: Magvit, out: Path, minutes: float, seed: int) -> None:
 @torch.no_grad()
 def reconstructed_right(model: Magvit, seed: int = 1) -> dict[str, float]:
     """Share of held-out scenes that are still right once they went through the codes, by category."""
-    right = dict.fromkeys(CATEGORIES, 0)
     pairs = list(scenes("test", TEST_SCENES * len(CATEGORIES), seed))
+    wanted = [requirement for requirement, _ in pairs]
     codes = model.encode(to_network([picture for _, picture in pairs]))
-    for (requirement, _), shown in zip(pairs, pixels(model.decode(codes)).numpy(), strict=True):
-        right[requirement["tag"]] += not faults(detect(shown), requirement)
     print(f"{len(codes.unique())} of {2**model.config.bits} codes in use")
-    return {category: count / TEST_SCENES for category, count in right.items()}
+    return shares(are_right(pixels(model.decode(codes)).numpy(), wanted), wanted)
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from vllm_infogain.embedded.pictures.judging import are_right, held_out, pictures
+from vllm_infogain.embedded.pictures.judging import are_right, held_out, pictures, shares
+from vllm_infogain.embedded.pictures.scenes import Requirement
 from vllm_infogain.embedded.pictures.words import BITS, CODES, EOI, FIRST_CODE, MASK, encode, text_to_image
-from vllm_infogain.images.geneval import CATEGORIES
 from vllm_infogain.images.magvit import Magvit
 from vllm_infogain.reference.llada import LLaDA
 
@@ -41,7 +41,7 @@ def decode(model: LLaDA, prompts: Tensor, steps: int, generator: torch.Generator
     return codes - FIRST_CODE
 
 
-def shares(model: LLaDA, tokenizer: Magvit, per_category: int, steps: int, seed: int = 0) -> dict[str, float]:
+def decoded_right(model: LLaDA, tokenizer: Magvit, per_category: int, steps: int, seed: int = 0) -> dict[str, float]:
     """Share of held-out prompts whose picture is right, by category."""
     generator = torch.Generator().manual_seed(seed)
     wanted = held_out(per_category)
@@ -49,10 +49,11 @@ def shares(model: LLaDA, tokenizer: Magvit, per_category: int, steps: int, seed:
     for requirement in wanted:
         prompt = text_to_image(encode(requirement["prompt"]))
         groups[len(prompt)].append((prompt, requirement))
-    right = dict.fromkeys(CATEGORIES, 0)
+    right: list[bool] = []
+    asked: list[Requirement] = []
     for group in groups.values():
-        asked = [requirement for _, requirement in group]
+        theirs = [requirement for _, requirement in group]
         codes = decode(model, torch.tensor([prompt for prompt, _ in group]), steps, generator)
-        for requirement, ok in zip(asked, are_right(pictures(tokenizer, codes.tolist()), asked), strict=True):
-            right[requirement["tag"]] += ok
-    return {category: count / per_category for category, count in right.items()}
+        right += are_right(pictures(tokenizer, codes.tolist()), theirs)
+        asked += theirs
+    return shares(right, asked)

@@ -20,6 +20,7 @@ from vllm_infogain.images.canvas import TEMPERATURE, UNKNOWN, PartialPicture
 from vllm_infogain.images.prompt import MOST_TEXT, text_to_image_prompt
 from vllm_infogain.request.fields import ParameterError
 from vllm_infogain.request.from_vllm import settings_of
+from vllm_infogain.request.guidance import check_is_guided
 from vllm_infogain.request.image_tokens import ImageTokens
 from vllm_infogain.serving.admission import refusing
 from vllm_infogain.serving.images.encoding import codes_to_redraw, encoded, pixels_of
@@ -100,11 +101,7 @@ class PictureServer:
             if request.shows_steps:
                 knobs["stream_mode"] = "canvas"
             if request.negative_prompt is not None:
-                if not {**settings_of(self.engine.vllm_config)[1], **knobs}.get("guidance_scale"):
-                    raise ParameterError(
-                        "negative_prompt", request.negative_prompt,
-                        "nothing is guided; give guidance_scale above 0 too, or leave it out",
-                    )  # fmt: skip
+                check_is_guided(request.negative_prompt, knobs, settings_of(self.engine.vllm_config)[1])
                 knobs["guidance_prompt_ids"] = await self._prompt("negative_prompt", request.negative_prompt)
             if image is not None:
                 knobs["diffusion_seed_canvas"] = [
