@@ -38,7 +38,7 @@ ROOMS = {
     "images": {"request"},
     "engine": {"compat", "request", "grammar", "sampling", "model_executors", "images"},
     "serving": {"compat", "request", "grammar", "sampling", "images", "embedded"},  # the page judges its puzzles
-    "embedded": {"images", "reference", "vllm_infogain"},
+    "embedded": {"request", "images", "reference", "vllm_infogain"},
     "presets": {"engine", "embedded"},
     "ray_serve": {"compat", "presets"},
     "vllm_infogain": {"request", "library", "presets"},

@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
@@ -26,9 +27,7 @@ from vllm_infogain.embedded.pictures.words import (
     MASK,
     MAX_LENGTH,
     MMU,
-    SIDE_CODES,
-    SOI,
-    T2I,
+    TOKENS,
     encode,
     save_words,
     text_to_image,
@@ -134,14 +133,8 @@ def save(model: LLaDA, out: Path) -> None:
         "architectures": ["MMadaModelLM"],
         "model_type": "mmada",
         "torch_dtype": "float16",
-        "codebook_size": 2**BITS,
-        "image_token_offset": FIRST_CODE,
-        "image_codes_per_side": SIDE_CODES,
-        "t2i_token_id": T2I,
         "mmu_token_id": MMU,
-        "soi_token_id": SOI,
-        "eoi_token_id": EOI,
-        "bos_token_id": 0,
+        **asdict(TOKENS),
     }
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     weights = load_file(out / "model.safetensors")

@@ -11,6 +11,7 @@ from vllm_infogain.embedded.pictures.scenes import (
     SHAPES,
     TEMPLATES,
 )
+from vllm_infogain.request.image_tokens import ImageTokens
 
 SPECIALS = ("<|startoftext|>", "<|endoftext|>", "<|t2i|>", "<|mmu|>", "<|soi|>", "<|eoi|>", "<|mdm_mask|>", "<|unk|>")
 BOS, EOS, T2I, MMU, SOI, EOI, MASK, UNK = range(len(SPECIALS))
@@ -21,6 +22,10 @@ FIRST_CODE = len(VOCAB)  # the id of code 0, as of MMaDA the tokenizer's length
 BITS = 8  # of a code
 SIDE_CODES = 8  # codes along a side
 CODES = SIDE_CODES**2
+TOKENS = ImageTokens(
+    codebook_size=2**BITS, image_token_offset=FIRST_CODE, image_codes_per_side=SIDE_CODES,
+    bos_token_id=BOS, eos_token_id=EOS, soi_token_id=SOI, eoi_token_id=EOI, t2i_token_id=T2I,
+)  # fmt: skip
 MAX_LENGTH = 96  # tokens: prompt, its special tokens, the codes
 
 
@@ -31,7 +36,7 @@ def encode(prompt: str) -> list[int]:
 
 def text_to_image(words: list[int]) -> list[int]:
     """The prompt as the model reads it, up to where the codes begin; without words, the unconditional one."""
-    return [T2I, BOS, *words, EOS, SOI]
+    return TOKENS.prompt(words)
 
 
 def save_words(folder: Path) -> None:
