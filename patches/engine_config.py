@@ -68,12 +68,12 @@ def _switch_on(engine_args: Any, model_config: Any) -> None:
     """Give the arguments that nobody gave our values; those that somebody gave are checked against them."""
     from vllm_infogain.compat import EngineArgs, init_logger
     from vllm_infogain.engine.arguments import check_arguments, defaults_of
-    from vllm_infogain.presets import engine_args as presets
-    from vllm_infogain.presets import join
+    from vllm_infogain.engine_defaults import engine_args as ours
+    from vllm_infogain.engine_defaults import join
 
     changed = {}
     given = {name for name, value in defaults_of(EngineArgs) if getattr(engine_args, name) != value}
-    for name, value in presets().items():
+    for name, value in ours().items():
         if isinstance(value, dict):
             changed[name] = join(value, getattr(engine_args, name), given)
         elif name not in given:

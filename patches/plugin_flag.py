@@ -5,7 +5,7 @@ How: wrap `EngineArgs.add_cli_args`; general plugins are loaded right before it 
     read a command line with the flag, the other settings take our values unless the command line gives them; groups
     of settings (`--compilation-config`) field by field.
 Upstream: none.
-Remove when: vLLM gains presets of engine arguments.
+Remove when: vLLM takes engine arguments from a plugin.
 """
 
 import argparse
@@ -31,37 +31,37 @@ def _with_flag(add_cli_args):
                 help="Decode masked diffusion models with vllm-infogain; without a model, serve infogain-tiny.",
             )
             # On the instance: this parser only, whether it reads a whole command line or that of a subcommand.
-            parser.parse_known_args = _then_preset(parser, parser.parse_known_args)
+            parser.parse_known_args = _then_give_ours(parser, parser.parse_known_args)
         return parser
 
     return wrapper
 
 
-def _then_preset(parser: argparse.ArgumentParser, parse_known_args):
+def _then_give_ours(parser: argparse.ArgumentParser, parse_known_args):
     def wrapper(args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
         namespace, rest = parse_known_args(args, namespace)
         if getattr(namespace, "plugin", None) == "infogain":
-            _preset(parser, namespace, args)
+            _give_ours(parser, namespace, args)
         return namespace, rest
 
     return wrapper
 
 
-def _preset(parser: argparse.ArgumentParser, namespace: argparse.Namespace, args: Sequence[str]) -> None:
+def _give_ours(parser: argparse.ArgumentParser, namespace: argparse.Namespace, args: Sequence[str]) -> None:
     from vllm_infogain.compat import EngineArgs
     from vllm_infogain.engine.arguments import check_arguments
-    from vllm_infogain.presets import engine_args, join, model_args
+    from vllm_infogain.engine_defaults import engine_args, join, model_args
     from vllm_infogain.request.fields import ParameterError
 
     given = {action.dest for action in parser._actions if _is_given(parser, action.dest, args)}
     named = getattr(namespace, "model_tag", None) or (namespace.model if "model" in given else None)
-    presets, of_model = engine_args(), model_args(named)
+    ours, of_model = engine_args(), model_args(named)
     if of_model["model"] != named:  # one that ships; vLLM lets a positional argument win
-        presets |= of_model
+        ours |= of_model
         given.discard("model")
         namespace.model_tag = None
-    for name, value in presets.items():
+    for name, value in ours.items():
         if isinstance(value, dict):
             setattr(namespace, name, join(value, getattr(namespace, name, None), given))
         elif name not in given:

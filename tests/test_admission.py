@@ -11,7 +11,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs import tokens_input
 from vllm_infogain.patches import admission_check, wrap_once
 
-from vllm_infogain import ParameterError, plugin, presets
+from vllm_infogain import ParameterError, engine_defaults, plugin
 from vllm_infogain.compat import InputProcessor
 from vllm_infogain.embedded.tokenizer import EOS, MASK, VOCAB
 from vllm_infogain.engine import config_check as startup
@@ -24,7 +24,7 @@ from vllm_infogain.serving.admission import check_request
 
 def config(checkpoint: Path, **settings):
     plugin.register()
-    args = presets.engine_args() | {"dtype": "float32", "max_num_batched_tokens": 512} | settings
+    args = engine_defaults.engine_args() | {"dtype": "float32", "max_num_batched_tokens": 512} | settings
     return EngineArgs(model=str(checkpoint), **args).create_engine_config()
 
 

@@ -12,7 +12,7 @@ from vllm.config.pooler import PoolerConfig
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 
-from vllm_infogain import ParameterError, presets
+from vllm_infogain import ParameterError, engine_defaults
 from vllm_infogain.compat import EngineArgs
 from vllm_infogain.engine.arguments import HONOURED, NEUTRAL, REFUSED, check_arguments, defaults_of
 
@@ -83,7 +83,7 @@ OF_0_33 = {"monokernel", "sleep_mode_backend", "watchdog_config"}  # 0.32 has no
 
 def asking(**arguments: Any) -> EngineArgs:
     """Arguments of an engine of ours, with some as they may be set."""
-    engine_args = EngineArgs(**presets.engine_args())
+    engine_args = EngineArgs(**engine_defaults.engine_args())
     for name, value in arguments.items():
         setattr(engine_args, name, value)
     return engine_args

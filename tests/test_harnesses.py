@@ -14,7 +14,7 @@ from waiting import PATIENCE
 
 import vllm_infogain
 from vllm_infogain.embedded import SERVED_NAME, model_path
-from vllm_infogain.presets import model_args
+from vllm_infogain.engine_defaults import model_args
 
 pytestmark = pytest.mark.engine
 

@@ -16,7 +16,7 @@ from vllm_infogain.model_executors import llada
 from vllm_infogain.model_executors.llada_config import LLaDAConfig
 from vllm_infogain.model_executors.mmada_config import MMaDAConfig
 
-from vllm_infogain import InfoGainSampler, ParameterError, plugin, presets
+from vllm_infogain import InfoGainSampler, ParameterError, engine_defaults, plugin
 from vllm_infogain.images.prompt import text_to_image_prompt
 from vllm_infogain.request.from_vllm import decoding_params
 from vllm_infogain.request.image_tokens import ImageTokens
@@ -74,7 +74,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def served(checkpoint):
     plugin.register()
-    args = presets.engine_args() | {"dtype": "float32", "max_num_batched_tokens": 512}
+    args = engine_defaults.engine_args() | {"dtype": "float32", "max_num_batched_tokens": 512}
     return EngineArgs(model=str(checkpoint[0]), **args).create_engine_config()
 
 

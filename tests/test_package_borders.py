@@ -21,7 +21,7 @@ MAY_IMPORT_VLLM = (
     "model_executors/",
     "patches/",
     "plugin.py",
-    "presets.py",
+    "engine_defaults.py",
     "__init__.py",
 )
 
@@ -39,11 +39,11 @@ ROOMS = {
     "engine": {"compat", "request", "grammar", "sampling", "model_executors", "images"},
     "serving": {"compat", "request", "grammar", "sampling", "images", "embedded"},  # the page judges its puzzles
     "embedded": {"request", "images", "reference", "vllm_infogain"},
-    "presets": {"engine", "embedded"},
-    "ray_serve": {"compat", "presets"},
-    "vllm_infogain": {"request", "library", "presets"},
-    "batch": {"compat", "request", "presets"},
-    "patches": {"compat", "request", "grammar", "engine", "serving", "model_executors", "presets"},
+    "engine_defaults": {"engine", "embedded"},
+    "ray_serve": {"compat", "engine_defaults"},
+    "vllm_infogain": {"request", "library", "engine_defaults"},
+    "batch": {"compat", "request", "engine_defaults"},
+    "patches": {"compat", "request", "grammar", "engine", "serving", "model_executors", "engine_defaults"},
     "plugin": {"compat", "engine", "model_executors", "patches"},
 }
 

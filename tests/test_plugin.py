@@ -24,7 +24,7 @@ from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from waiting import PATIENCE
 
 import vllm_infogain
-from vllm_infogain import plugin, presets
+from vllm_infogain import engine_defaults, plugin
 from vllm_infogain.compat import (
     AsyncLLM,
     ChatCompletionRequest,
@@ -122,13 +122,13 @@ def changes(namespace: Namespace, plain: Namespace) -> dict:
 
 def test_the_flag_makes_the_engine_ours_and_leaves_the_model_alone():
     changed = changes(parse_serve("some/model", "--plugin", "infogain"), parse_serve("some/model"))
-    assert changed == presets.engine_args() | {"plugin": "infogain"}
+    assert changed == engine_defaults.engine_args() | {"plugin": "infogain"}
 
 
 def test_the_flag_without_a_model_serves_the_embedded_one():
     namespace = parse_serve("--plugin", "infogain")
     changed = changes(namespace, parse_serve())
-    assert changed == presets.engine_args() | presets.model_args(None) | {"plugin": "infogain"}
+    assert changed == engine_defaults.engine_args() | engine_defaults.model_args(None) | {"plugin": "infogain"}
     assert namespace.served_model_name == [SERVED_NAME] == ["infogain-tiny"]
     assert namespace.model == str(model_path())
 
@@ -168,7 +168,7 @@ def test_a_named_model_gets_none_of_the_embedded_models_settings_wherever_it_sta
     namespace = parse()
     assert "some/model" in (namespace.model_tag, namespace.model)
     plain = parse_serve()
-    settings = presets.model_args(None).keys() - {"model"}
+    settings = engine_defaults.model_args(None).keys() - {"model"}
     assert {name: getattr(namespace, name) for name in settings} == {name: getattr(plain, name) for name in settings}
 
 

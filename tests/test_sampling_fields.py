@@ -9,7 +9,7 @@ from vllm import SamplingParams
 from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 from vllm.tokenizers import get_tokenizer
 
-from vllm_infogain import plugin, presets
+from vllm_infogain import engine_defaults, plugin
 from vllm_infogain.request.from_vllm import decoding_params
 from vllm_infogain.serving.admission import check_request
 
@@ -90,7 +90,7 @@ def served(checkpoint):
     from vllm.engine.arg_utils import EngineArgs
 
     plugin.register()
-    args = presets.engine_args() | {"dtype": "float32", "max_num_batched_tokens": 512}
+    args = engine_defaults.engine_args() | {"dtype": "float32", "max_num_batched_tokens": 512}
     return EngineArgs(model=str(checkpoint), **args).create_engine_config()
 
 

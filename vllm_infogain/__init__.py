@@ -26,9 +26,9 @@ def engine_args(**overrides: Any) -> dict[str, Any]:
         overrides: engine arguments of vLLM, over ours; groups of settings (`compilation_config` and its like) field by
             field.
     """
-    from vllm_infogain import presets
+    from vllm_infogain import engine_defaults
 
-    return presets.engine_args(**overrides)
+    return engine_defaults.engine_args(**overrides)
 
 
 def load_llm(model: str | None = None, **overrides: Any):
@@ -41,9 +41,9 @@ def load_llm(model: str | None = None, **overrides: Any):
     """
     from vllm import LLM
 
-    from vllm_infogain import presets
+    from vllm_infogain import engine_defaults
 
-    return LLM(**presets.engine_args(**(presets.model_args(model) | overrides)))
+    return LLM(**engine_defaults.engine_args(**(engine_defaults.model_args(model) | overrides)))
 
 
 def report(output: Any) -> dict[str, Any]:

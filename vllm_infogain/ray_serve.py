@@ -13,7 +13,7 @@ from ray.serve import Application
 from ray.serve.llm import LLMConfig, build_openai_app
 
 from vllm_infogain.compat import current_platform
-from vllm_infogain.presets import model_args
+from vllm_infogain.engine_defaults import model_args
 
 
 class Settings(BaseModel):

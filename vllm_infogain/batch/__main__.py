@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vllm_infogain import presets
+from vllm_infogain import engine_defaults
 from vllm_infogain.batch import source
 from vllm_infogain.batch.folder import Folder
 
@@ -42,7 +42,7 @@ def decode_file(asked: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     files = source.files_of(asked.input)
     file_format = asked.format or source.SUFFIXES[files[0].suffix]
-    engine_args = presets.model_args(asked.model) | asked.engine_args
+    engine_args = engine_defaults.model_args(asked.model) | asked.engine_args
     decided = {
         "input": source.digest(files), "id": asked.id, "format": file_format, "defaults": asked.defaults,
         "seed": asked.seed, "engine_args": engine_args,
