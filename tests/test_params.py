@@ -6,7 +6,9 @@ import pytest
 
 from vllm_infogain.request.constraints import Constraints
 from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.image_tokens import ImageTokens
 from vllm_infogain.request.params import PARSERS, READERS, SAMPLERS, DecodingParams, parse_knobs, parse_params
+from vllm_infogain.request.presets import ONE_PER_STEP, PICTURE, PRESETS, TEXT
 from vllm_infogain.request.settings import SETTINGS, parse_settings
 
 
@@ -80,6 +82,7 @@ BAD = [
     ("steps", 10**12), ("pc_alpha", 1e39), ("guidance_scale", -1), ("guidance_scale", float("nan")),
     ("guidance_scale", 101), ("guidance_scale", 1e300), ("guidance_scale", "3"), ("guidance_prompt_ids", "text"),
     ("guidance_prompt_ids", [2.5]), ("guidance_prompt_ids", []), ("negative_prompt", 3),
+    ("preset", "quick"), ("preset", 3),
 ]  # fmt: skip
 
 
@@ -178,7 +181,62 @@ def test_a_negative_temperature_is_refused():
         parse(temperature=-1)
 
 
+def test_a_preset_is_as_if_its_knobs_were_given():
+    for name in PRESETS:
+        assert parse({"preset": name}) == dataclasses.replace(parse(TEXT[name]), preset=name)
+        assert parse({}, {"preset": name}) == parse({"preset": name}), "a server may have one, too"
+
+
+def test_the_requests_own_knobs_win_over_its_presets_and_those_over_the_servers():
+    assert parse({"preset": "fast", "threshold": 0.7}).threshold == 0.7
+    params = parse({"preset": "best", "sampler": "lookum"})
+    assert (params.sampler, params.state_uncertainty) == ("lookum", TEXT["best"]["state_uncertainty"])
+    assert parse({"preset": "fast"}, {"threshold": 0.7}).threshold == TEXT["fast"]["threshold"]
+    assert parse({"sampler": "ar"}, {"preset": "fast"}).sampler == "ar"
+    assert parse({}, {"preset": "fast", "threshold": 0.7}).threshold == 0.7
+
+
+def test_a_preset_takes_nothing_from_the_servers_preset():
+    for name in PRESETS:
+        for other in PRESETS:
+            assert parse({"preset": name}, {"preset": other}) == parse({"preset": name})
+
+
+def test_a_preset_of_which_nothing_is_left_is_refused():
+    with pytest.raises(ParameterError, match="preset='fast': nothing of it is left beside sampler='ar'; leave one"):
+        parse({"preset": "fast", "sampler": "ar"})
+    assert parse({"sampler": "ar"}, {"preset": "fast"}).sampler == "ar", "a default asks for nothing"
+
+
+def test_a_knob_that_the_presets_sampler_does_not_have_is_refused():
+    with pytest.raises(ParameterError, match=r"^cost_weight=.*sampler='threshold' has no use for it"):
+        parse({"preset": "fast", "cost_weight": 2})
+
+
 WORD = {"constraints": Constraints(banned=((5, 6),))}
+
+
+@pytest.mark.parametrize("joint", [WORD, {"is_structured": True}])
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_writes_one_position_per_step_where_a_request_needs_that(name, joint):
+    given = {"temperature": 0, "canvas_length": 8, **joint}
+    params = parse_params({"preset": name}, defaults={}, **given)
+    assert params == dataclasses.replace(parse_params(ONE_PER_STEP[name], defaults={}, **given), preset=name)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_of_a_picture_is_another(name):
+    given = {"defaults": {}, "temperature": 0, "canvas_length": 1024, "image_tokens": ImageTokens()}
+    params = parse_params({"preset": name, "image": True}, **given)
+    assert params == dataclasses.replace(parse_params({**PICTURE[name], "image": True}, **given), preset=name)
+    assert params.schedule == "maskgit"
+    assert parse_params({"preset": name, "image": True, "steps": 9}, **given).steps == 9
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_suits_models_whose_attention_is_causal_over_blocks(name):
+    given = {"defaults": {}, "temperature": 0, "canvas_length": 8, "block_causal_size": 4}
+    assert parse_params({"preset": name}, **given).block_length == 4
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from vllm_infogain.embedded import SERVED_NAME, model_path
 from vllm_infogain.embedded.tasks import Problem, check
 from vllm_infogain.embedded.tokenizer import VOCAB
 from vllm_infogain.request.params import LOOKAHEAD_SAMPLERS, PARSERS, READERS, SAMPLERS
+from vllm_infogain.request.presets import PICTURE, TEXT
 from vllm_infogain.sampling.frequencies import load_log_frequencies
 
 PUZZLE = Problem("sudoku", "sudoku\n..4.\n.1.2\n1...\n....", "")
@@ -144,6 +145,14 @@ def test_the_reference_says_which_samplers_a_parameter_is_of():
         for name in re.findall(r"`(\w+)`", names)
     }  # fmt: skip
     assert said == READERS
+
+
+def test_the_reference_says_what_a_preset_stands_for():
+    table = REFERENCE.split("| `preset` | text | pictures |\n")[1].split("\n\n")[0]
+    _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    said = [{row[0].strip("`"): dict(re.findall(r"`(\w+): (\S+)`", row[column])) for row in rows} for column in (1, 2)]
+    assert said == [{preset: {k: str(v) for k, v in knobs.items()} for preset, knobs in kind.items()}
+                    for kind in (TEXT, PICTURE)]  # fmt: skip
 
 
 def test_every_parameter_and_sampler_is_in_the_reference():

@@ -21,6 +21,7 @@ from vllm_infogain.request.fields import (
     without_none,
 )
 from vllm_infogain.request.image_tokens import ImageTokens, picture_knobs
+from vllm_infogain.request.presets import PRESETS, of_preset
 
 LOOKAHEAD_SAMPLERS = ("info_gain", "lookum", "beam")
 # Write a number of positions that the schedule gives, the best by a score.
@@ -39,6 +40,7 @@ MAX_SEQUENCES = 256  # of one request at once: num_candidates x beam_width, or n
 class DecodingParams:
     """How one canvas is decoded. Letters are those of the paper; probabilities and entropies at temperature 1."""
 
+    preset: str | None = knob(None, choice(*PRESETS))  # stands for several of the knobs below; see presets.py
     sampler: str = knob("info_gain", choice(*SAMPLERS))
     # Which positions are written in a step, and how many.
     tokens_per_step: int = knob(1, integer(1))  # K, where the schedule is `fixed`
@@ -133,8 +135,8 @@ class DecodingParams:
 
     @property
     def writes_one(self) -> bool:
-        """Whether a step may write one position only: what is allowed at one depends on what is written at others."""
-        return self.is_structured or bool(self.constraints.banned_words)
+        """Whether a step may write one position only."""
+        return is_joint(self.is_structured, self.constraints)
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -223,7 +225,7 @@ def parse_params(
     image_tokens: ImageTokens | None = None,
     **own: Any,
 ) -> DecodingParams:
-    """One request's record: its own keys over the server's defaults over the fields' defaults.
+    """One request's record: its own keys over those of its preset, the server's defaults, and the fields' defaults.
 
     Args:
         given, defaults: the request's knobs and the server's.
@@ -236,10 +238,14 @@ def parse_params(
         ParameterError: for an unknown key, a value out of range, or values that do not go together.
     """
     assert not (own.get("shift") and block_causal_size), "the row before a block is of the block before"
-    given = without_none(given)
-    knobs = {**parse_knobs(defaults), **parse_knobs(given)}
+    asked, below = parse_knobs(given), parse_knobs(defaults)
+    writes_one = is_joint(own.get("is_structured", False), own.get("constraints", Constraints()))
+    kind = {"writes_one": writes_one, "image": asked.get("image", False)}
+    preset = of_preset(asked, **kind)
+    below = below if preset else of_preset(below, **kind) | below
+    knobs = below | preset | asked
     if knobs.get("image"):
-        knobs = picture_knobs(parse_knobs(given), parse_knobs(defaults), image_tokens)
+        knobs = picture_knobs(preset | asked, below, image_tokens)
         assert image_tokens is not None, "else it is refused"
         # Nothing but codes is ever written: no token of them ends anything.
         own |= {"columns": image_tokens.columns, "stop_ids": (), "eos_ids": ()}
@@ -256,14 +262,23 @@ def parse_params(
         absolute_blocks=absolute_blocks or block_causal_size > 0,
         block_causal=block_causal_size > 0,
     )
-    if "block_length" in given and not block_causal_size and params.block_length > canvas_length:
+    if "block_length" in asked and not block_causal_size and params.block_length > canvas_length:
         raise ParameterError(
             "block_length", params.block_length, f"give at most max_tokens={canvas_length}, or 0 for the whole canvas"
         )
     check_together(params)
-    plain = DecodingParams(**parse_knobs(defaults))
-    check_read({name: value for name in given if (value := knobs[name]) != getattr(plain, name)}, params)
+    plain = DecodingParams(**below)
+    check_read({name: value for name in asked if (value := knobs[name]) != getattr(plain, name)}, params)
+    if preset and not any(params.sampler in READERS[name] for name in preset.keys() - asked.keys()):
+        raise ParameterError(
+            "preset", params.preset, f"nothing of it is left beside sampler={params.sampler!r}; leave one of them out"
+        )
     return params
+
+
+def is_joint(is_structured: bool, constraints: Constraints) -> bool:
+    """Whether what one position may hold depends on the others: then a step writes one of them."""
+    return is_structured or bool(constraints.banned_words)
 
 
 def check_read(asked: Mapping[str, Any], params: DecodingParams) -> None:
