@@ -23,16 +23,20 @@ BLOCKS = {
 
 def gen_kwargs(task: str, asked: Mapping[str, Any], offline: bool = False) -> dict[str, Any]:
     """For lm-eval's back ends of servers, or offline for its `vllm`, which name our parameters' place differently."""
-    sampler = asked.get("sampler", "info_gain")
-    paper = {"sampler": sampler, "tokens_per_step": 1, "block_length": BLOCKS[task]}
-    if sampler in LOOKAHEAD_SAMPLERS:
-        paper |= LOOKAHEAD
     ours = {name: value for name, value in asked.items() if name in PARSERS}
     of_request = {name: value for name, value in asked.items() if name not in PARSERS}
-    if ours.get("schedule", "fixed") != "fixed":
+    return of_request | {"extra_args" if offline else "vllm_xargs": decoding_knobs(task, ours)}
+
+
+def decoding_knobs(task: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The paper's decoding parameters with what is asked for over them."""
+    sampler = asked.get("sampler", "info_gain")
+    paper = {"sampler": sampler, "tokens_per_step": 1, "block_length": BLOCKS.get(task, WHOLE_CANVAS)}
+    if sampler in LOOKAHEAD_SAMPLERS:
+        paper |= LOOKAHEAD
+    if asked.get("schedule", "fixed") != "fixed":
         del paper["tokens_per_step"]  # the schedule says how many
-    knobs = {name: value for name, value in paper.items() if sampler in READERS[name]} | ours
-    return of_request | {"extra_args" if offline else "vllm_xargs": knobs}
+    return {name: value for name, value in paper.items() if sampler in READERS[name]} | dict(asked)
 
 
 def setting(text: str) -> tuple[str, Any]:

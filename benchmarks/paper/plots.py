@@ -1,0 +1,101 @@
+"""Figures, by matplotlib. Each takes an experiment, its results, and the path of the picture it writes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.paper.estimates import Results, accuracy, of_report
+from benchmarks.paper.experiment import Experiment
+from benchmarks.paper.problems import TITLES
+
+ENTROPY_LABEL = "cumulative entropy, nats"
+
+
+@contextmanager
+def axes(path: Path, count: int = 1, size: tuple[float, float] = (5.0, 3.6)) -> Iterator[list[Any]]:
+    """Some axes in a row, which are written to the path in the end. SVG text stays text, and files do not differ by
+    the day they were made."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vllm-infogain", "font.size": 9}):
+        figure, made = pyplot.subplots(1, count, figsize=(size[0] * count, size[1]), squeeze=False)
+        yield list(made[0])
+        figure.tight_layout()
+        figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+        pyplot.close(figure)
+
+
+def by_sampler(experiment: Experiment, results: Results, path: Path) -> None:
+    """Mean accuracy of each sampler, its standard error, a bar per K."""
+    with axes(path, size=(7.0, 3.6)) as (one,):
+        _bars(one, results, accuracy, 100)
+        one.set_ylabel("right, % (mean over tasks)")
+
+
+def accuracy_and_entropy(experiment: Experiment, results: Results, path: Path) -> None:
+    with axes(path, count=2, size=(5.5, 3.6)) as (left, right):
+        _bars(left, results, accuracy, 100)
+        left.set_ylabel("right, % (mean over tasks)")
+        _bars(right, results, of_report("cumulative_entropy"), 1)
+        right.set_ylabel(ENTROPY_LABEL)
+
+
+def _bars(one: Any, results: Results, value: Any, factor: float) -> None:
+    names, counts = results.settings, results.tokens_per_step
+    width = 0.8 / len(counts)
+    for place, count in enumerate(counts):
+        found = [results.average(value, setting=name, tokens_per_step=count) for name in names]
+        known = [(x, each.times(factor)) for x, each in enumerate(found) if each is not None]
+        one.bar(
+            [x + place * width for x, _ in known], [each.mean for _, each in known], width,
+            yerr=[each.error for _, each in known], capsize=2, label=f"K={count}" if count else None,
+        )  # fmt: skip
+    one.set_xticks([x + 0.4 - width / 2 for x in range(len(names))], names, rotation=30, ha="right")
+    if any(counts):
+        one.legend()
+
+
+def growth(experiment: Experiment, results: Results, path: Path) -> None:
+    """Figure 3a: cumulative entropy after each step, mean over problems, one plot per task."""
+    with axes(path, count=len(results.tasks), size=(3.4, 3.2)) as plots:
+        for one, task in zip(plots, results.tasks, strict=True):
+            for name in results.settings:
+                one.plot(range(1, 1 + len(curve := grown(results, task, name))), curve, label=name)
+            one.set_title(TITLES[task])
+            one.set_xlabel("step")
+        plots[0].set_ylabel(ENTROPY_LABEL)
+        plots[0].legend()
+
+
+def growth_table(experiment: Experiment, results: Results) -> str:
+    """The same in figures: which share of the entropy is there after a quarter, half, three quarters of the steps."""
+    from benchmarks.paper.layout import table
+
+    rows = []
+    for task in results.tasks:
+        for name in results.settings:
+            curve = grown(results, task, name)
+            if len(curve):
+                parts = [f"{100 * curve[len(curve) * part // 4 - 1] / curve[-1]:.0f} %" for part in (1, 2, 3)]
+                rows.append([TITLES[task], name, *parts, f"{curve[-1]:.2f}"])
+    return table(["task", "sampler", "1/4 of the steps", "1/2", "3/4", "all, nats"], rows)
+
+
+def grown(results: Results, task: str, setting: str) -> np.ndarray:
+    """[steps] mean cumulative entropy after each step; a generation that has ended keeps its own."""
+    curves = [
+        list(accumulate(sum(step["entropies"]) for step in row["report"]["trajectory"]))
+        for _, row in results.select(task=task, setting=setting)
+    ]
+    curves = [curve for curve in curves if curve]
+    if not curves:
+        return np.array([])
+    longest = max(map(len, curves))
+    return np.array([curve + curve[-1:] * (longest - len(curve)) for curve in curves]).mean(axis=0)
