@@ -25,13 +25,13 @@ MARK = "VLLM_INFOGAIN_TEST_CLUSTER"  # in the environment of every process that 
 
 
 @contextmanager
-def ray_cluster(nodes: int, cpus: int = 1) -> Iterator[dict[str, str]]:
-    """Nodes of one GPU and so many CPUs each; yields what vLLM's environment needs. No process outlives it."""
+def ray_cluster(nodes: int, cpus: int = 1, gpus: int = 1) -> Iterator[dict[str, str]]:
+    """Nodes of so many GPUs and CPUs each; yields what vLLM's environment needs. No process outlives it."""
     # Ray's sockets lie in it, and the path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         environment = {"VLLM_INFOGAIN_CPU_RAY": "1", "OMP_NUM_THREADS": "1", MARK: folder, **QUIRKS}
         try:
-            size = [f"--num-cpus={cpus}", "--num-gpus=1"]
+            size = [f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
             _start_node([*HEAD, *size, f"--temp-dir={folder}"], environment, folder)
             address = (Path(folder) / "ray_current_cluster").read_text().strip()
             for _ in range(nodes - 1):

@@ -1,4 +1,4 @@
-"""`python -m vllm_infogain.batch`: two replicas on Ray give what one local engine gives, killed in between or not."""
+"""`python -m vllm_infogain.batch`: two replicas on Ray give what one local engine gives, whatever is killed."""
 
 import json
 import os
@@ -10,16 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from engines import running
 from held_back import GO_ON, TAKES
 from marked import refuse_unmarked
-from ray_cluster import MARK, QUIRKS, members
+from ray_cluster import MARK, QUIRKS, members, ray_cluster
 from vllm import SamplingParams
 from waiting import PATIENCE, wait_until
 
 import vllm_infogain
-from vllm_infogain.batch.folder import Folder
+from vllm_infogain.batch.folder import AS_JSON, Folder
 from vllm_infogain.batch.rows import row_request
 from vllm_infogain.embedded.evaluation import held_out
 from vllm_infogain.embedded.tasks import CANVAS
@@ -132,7 +134,10 @@ def batch(source: Path, out: Path, *flags: str, held_back: bool = False) -> Iter
     refuse_unmarked()
     with log.open("w") as file:
         variables = os.environ | environment
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=variables, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, env=variables, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        )  # fmt: skip
     run = Batch(process, Folder(out), log, go_on)
     try:
         yield run
@@ -142,10 +147,10 @@ def batch(source: Path, out: Path, *flags: str, held_back: bool = False) -> Iter
         process.wait()
 
 
-def check(rows: list[dict], expected: dict) -> None:
+def check(rows: list[dict], expected: dict, bad: list = BAD) -> None:
     """Every id once; all as the local engine has it; the bad rows with their errors."""
     identifiers = [row["id"] for row in rows]
-    assert len(identifiers) == len(set(identifiers)) == len(expected) + len(BAD)
+    assert len(identifiers) == len(set(identifiers)) == len(expected) + len(bad)
     by_id = {row["id"]: row for row in rows}
     for name, (tokens, text, report) in expected.items():
         row = by_id[name]
@@ -153,7 +158,7 @@ def check(rows: list[dict], expected: dict) -> None:
     for row in ROWS:
         assert by_id[row["id"]]["metadata"] == row["metadata"]
         assert (by_id[row["id"]]["logprobs"] is not None) == ("logprobs" in row.get("sampling_params", {}))
-    for row, said in BAD:
+    for row, said in bad:
         found = by_id[row["id"] if isinstance(row, dict) else NO_JSON]
         assert said in found["error"]
         assert found["text"] is None
@@ -161,6 +166,14 @@ def check(rows: list[dict], expected: dict) -> None:
 
 def lines(out: Path) -> list[dict]:
     return [json.loads(line) for part in out.glob("*.jsonl") for line in part.read_text().splitlines()]
+
+
+def parquet_rows(out: Path) -> list[dict]:
+    rows = [row for part in out.glob("*.parquet") for row in pq.read_table(part).to_pylist()]
+    for row in rows:
+        row |= {name: row[name] and json.loads(row[name]) for name in AS_JSON}
+        row["id"] = NO_JSON if row["id"] == str(NO_JSON) else row["id"]
+    return rows
 
 
 def test_a_killed_command_goes_on_and_every_row_comes_once_as_of_one_engine(source, expected, tmp_path):
@@ -178,3 +191,43 @@ def test_a_killed_command_goes_on_and_every_row_comes_once_as_of_one_engine(sour
     check(lines(out), expected)
     with batch(source, out, *HOLD) as run:
         assert run.summary()["done_before"] == summary["rows"], "there is nothing left to do"
+
+
+def test_the_job_ends_whole_though_a_replica_and_the_engine_of_the_other_are_killed(source, expected, tmp_path):
+    out = tmp_path / "out"
+    with batch(source, out, *HOLD, "--format", "parquet", held_back=True) as run:
+        run.wait_for_a_part()
+        replica, other = run.members("ray::MapWorker")
+        (engine,) = [process for process in run.members("VLLM::EngineCore") if process.ppid() == other.pid]
+        replica.kill()
+        engine.kill()
+        psutil.wait_procs([replica, engine, other], timeout=PATIENCE)
+        assert run.folder.rows_done() < len(ROWS)
+        run.go_on.touch()
+        assert run.summary()["errors"] == len(BAD)
+    check(parquet_rows(out), expected)
+
+
+def test_ctrl_c_leaves_nothing_behind_but_what_is_done(source, expected, tmp_path):
+    out = tmp_path / "out"
+    with batch(source, out, *HOLD, held_back=True) as run:
+        run.wait_for_a_part()
+        os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
+        run.end(130)
+        assert "the same command goes on from here" in run.said()
+    with batch(source, out, *HOLD) as run:
+        assert run.summary()["done_before"] > 0
+    check(lines(out), expected)
+
+
+def test_a_cluster_of_two_nodes_decodes_a_parquet_file_and_stays(expected, tmp_path):
+    table, out = tmp_path / "rows.parquet", tmp_path / "out"
+    columns = {name for row in [*ROWS, CHAT] for name in row}
+    filled_up = [{name: row.get(name) for name in columns} for row in [*ROWS, CHAT]]
+    pq.write_table(pa.Table.from_pylist(filled_up), table)
+    with ray_cluster(nodes=2, cpus=3) as cluster:
+        with batch(table, out, "--address", cluster["RAY_ADDRESS"]) as run:
+            assert run.summary()["errors"] == 0
+        wait_until(lambda: not members(cluster, "MapWorker"), lambda: "replicas stay", every=0.5)
+        assert len(members(cluster, "raylet/raylet")) == 2
+    check(parquet_rows(out), expected, bad=[])

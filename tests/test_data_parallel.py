@@ -6,8 +6,9 @@ import urllib.request
 import pytest
 from clients import completed
 from engines import Job, running
-from server import serve
-from waiting import PATIENCE
+from ray_cluster import members, ray_cluster
+from server import serve, start
+from waiting import PATIENCE, wait_until
 
 from vllm_infogain.embedded import SERVED_NAME
 
@@ -38,3 +39,21 @@ def test_two_engines_share_the_requests_and_answer_as_one():
     assert counts.keys() == {"0", "1"}
     assert min(counts.values()) > 0
     assert sum(counts.values()) == sum(job.max_tokens for job in JOBS) + JOBS[0].max_tokens
+
+
+@pytest.mark.slow
+def test_engines_that_ray_placed_answer_as_one_and_the_death_of_one_ends_the_server():
+    with running(None, model=object()) as engine:
+        expected = [list(output.outputs[0].token_ids) for output in engine.run(JOBS)]
+    flags = ["--data-parallel-size", "2", "--data-parallel-backend", "ray"]
+    with (
+        ray_cluster(nodes=1, cpus=2, gpus=2) as cluster,
+        start("--plugin", "infogain", *flags, environment=cluster) as server,
+    ):
+        assert completed(server.url, SERVED_NAME, JOBS) == expected
+        counts = answered_by_engine(server.url)
+        assert counts.keys() == {"0", "1"}
+        assert min(counts.values()) > 0
+        first, _ = members(cluster, "EngineCoreActor")
+        first.kill()
+        wait_until(lambda: server.process.poll() is not None, lambda: "the server lives on without an engine")

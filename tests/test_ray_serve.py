@@ -1,7 +1,6 @@
 """Two replicas on Ray Serve: answers and refusals of one engine; one is killed under load, and no answer is wrong."""
 
 import json
-import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ import psutil
 import pytest
 from engines import Job, running
 from marked import refuse_unmarked
-from ray_cluster import MARK, ray_cluster
+from ray_cluster import members, ray_cluster
 from scrape import scrape
 from waiting import PATIENCE, wait_until
 
@@ -154,28 +153,22 @@ def test_what_is_refused_is_http_400_on_a_stream_too(url, body, named):
 
 
 def replicas(cluster: dict[str, str]) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            is_replica = "ServeReplica:default:LLMServer" in " ".join(process.cmdline())
-            if is_replica and process.environ().get(MARK) == cluster[MARK]:
-                found.append(process)
-        except psutil.Error:
-            pass  # gone
-    return found
+    return members(cluster, "ServeReplica:default:LLMServer")
 
 
-def test_a_replica_killed_under_load_fails_its_requests_and_comes_back(cluster, url, expected, capsys):
+@pytest.mark.parametrize("part", ["replica", "engine core"])
+def test_a_replica_killed_under_load_fails_its_requests_and_comes_back(cluster, url, expected, capsys, part):
     from ray import serve
 
     victim, other = replicas(cluster)
-    answers: list[tuple[int, Any]] = []
-    ended = False
+    (core,) = [process for process in members(cluster, "VLLM::EngineCore") if process.ppid() == victim.pid]
+    answers: list[tuple[bool, int, Any]] = []  # of each request: whether it was sent after the recovery, job, answer
+    recovered = ended = False
 
     def load(first: int) -> None:
         for number in count(first):
-            index = number % len(JOBS)
-            answers.append((index, ask(url, JOBS[index])))
+            sent_late, index = recovered, number % len(JOBS)
+            answers.append((sent_late, index, ask(url, JOBS[index])))
             if ended:
                 break
 
@@ -187,21 +180,22 @@ def test_a_replica_killed_under_load_fails_its_requests_and_comes_back(cluster, 
 
     with ThreadPoolExecutor(4) as pool:
         clients = [pool.submit(load, 3 * first) for first in range(4)]
-        wait_until(lambda: len(answers) > 8, lambda: "no answers")
-        killed = time.monotonic()
-        os.kill(victim.pid, 9)
-        wait_until(are_two, lambda: f"one replica is gone: {serve.status()}", every=0.5)
-        recovery = time.monotonic() - killed
-        before = len(answers)
-        wait_until(lambda: len(answers) > before + 8, lambda: "no answers any more")
-        ended = True
+        try:
+            wait_until(lambda: len(answers) > 8, lambda: "no answers")
+            killed = time.monotonic()
+            {"replica": victim, "engine core": core}[part].kill()
+            wait_until(are_two, lambda: f"one replica is gone: {serve.status()}", every=0.5)
+            recovery, recovered = time.monotonic() - killed, True
+            wait_until(lambda: sum(late for late, *_ in answers) > 8, lambda: "no answers any more")
+        finally:
+            ended = True
         for client in clients:
             client.result()
-    failed = sum(answer is None for _, answer in answers)
-    wrong = [index for index, answer in answers if answer is not None and answer != expected[index]]
+    failed = sum(answer is None for *_, answer in answers)
+    wrong = [index for _, index, answer in answers if answer is not None and answer != expected[index]]
     with capsys.disabled():
-        print(f"\na replica killed under load: {len(answers)} requests, {failed} failed, {len(wrong)} wrong, ", end="")
+        print(f"\n{part} killed under load: {len(answers)} requests, {failed} failed, {len(wrong)} wrong, ", end="")
         print(f"two replicas again after {recovery:.0f} s")
     assert not wrong
     assert other.is_running()
-    assert all(answer is not None for _, answer in answers[before:]), "it has come back"
+    assert all(answer is not None for late, _, answer in answers if late), "it has come back"

@@ -44,6 +44,8 @@ def llm_config(settings: Settings) -> LLMConfig:
             "max_replicas": most,
             "target_ongoing_requests": settings.requests_per_replica,
         },
+        # Seconds; of itself 10. It takes three to tell that an engine is dead, which fails all it gets, and at once.
+        "health_check_period_s": 2,
     }
     named = model_args(settings.model)
     source, (served_name,) = named.pop("model"), named.pop("served_model_name", [settings.model])
