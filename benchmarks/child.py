@@ -45,6 +45,23 @@ def memory_bytes(field: str) -> int:
         return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
+class PeakPages:
+    """The most KV pages that were held at once."""
+
+    def __init__(self, llm: Any) -> None:
+        from benchmarks.stopwatch import scheduler_of
+
+        self.pool = scheduler_of(llm).kv_cache_manager.block_pool
+        self.take, self.idle = self.pool.get_new_blocks, self.pool.get_num_free_blocks()
+        self.pool.get_new_blocks = self.get_new_blocks
+        self.most = 0
+
+    def get_new_blocks(self, count: int) -> Any:
+        blocks = self.take(count)
+        self.most = max(self.most, self.idle - self.pool.get_num_free_blocks())
+        return blocks
+
+
 def main() -> None:
     from benchmarks.engines import measure, random_jobs, random_model
     from benchmarks.llm import started
@@ -52,10 +69,14 @@ def main() -> None:
     task = {"engine": {}, "concurrency": 1, "temperature": 0.7, "cut_at": None} | json.loads(sys.argv[1])
     with started(**random_model(**task["engine"])) as llm:
         jobs = random_jobs(task["concurrency"], task["canvas"], task["knobs"], temperature=task["temperature"])
+        pages = PeakPages(llm)
         forget_peak()
         idle = memory_bytes("VmRSS")
         run = measure(llm, jobs, cut_at=task["cut_at"])
+        cache = llm.llm_engine.vllm_config.cache_config
         memory = {
+            "peak_pages": pages.most,
+            "page_bytes": cache.kv_cache_memory_bytes // cache.num_gpu_blocks,
             "idle_bytes": idle,
             "peak_bytes": memory_bytes("VmHWM"),
             "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -2,6 +2,7 @@
 
     python -m benchmarks.paper table2 [--limit 20]
     python -m benchmarks.paper table2 --model GSAI-ML/LLaDA-8B-Instruct
+    python -m benchmarks.paper cases
     python -m benchmarks.paper list
 
 Without --model it is the model that ships, on tasks that it can do. Every generation is kept in a file under --out; the
@@ -10,10 +11,11 @@ same command goes on where it was ended. README.md of this folder says more.
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +23,29 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # all of the engine's CPU time is this process's
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks.paper.catalogue import ELSEWHERE, experiments
+from benchmarks.paper.catalogue import ELSEWHERE, experiments, groups
 from benchmarks.paper.experiment import Experiment
 from benchmarks.paper.settings import setting
 
 
 def main(argv: list[str] | None = None) -> int:
-    known = experiments()
-    asked = _parser([*known, *ELSEWHERE, "list"]).parse_args(argv)
+    known, named = experiments(), groups()
+    asked = _parser([*known, *named, *ELSEWHERE, "list"]).parse_args(argv)
     if asked.name == "list":
-        print("\n".join(f"{name:10} {one.title}" for name, one in known.items()))
-        print("\n".join(f"{name:10} {command}" for name, command in ELSEWHERE.items()))
+        print("\n".join(f"{name:14} {one.title}" for name, one in known.items()))
+        print("\n".join(f"{name:14} {', '.join(one.name for one in group)}" for name, group in named.items()))
+        print("\n".join(f"{name:14} {command}" for name, command in ELSEWHERE.items()))
     elif asked.name in ELSEWHERE:
         print(f"{asked.name} is made by: {ELSEWHERE[asked.name]}")
     else:
-        run(known[asked.name], asked)
+        with contextlib.ExitStack() as stack:
+            engine = functools.cache(lambda: stack.enter_context(_engine(asked)))  # one for all, if any needs it
+            for experiment in named.get(asked.name) or [known[asked.name]]:
+                run(experiment, asked, engine)
     return 0
 
 
-def run(experiment: Experiment, asked: argparse.Namespace) -> None:
+def run(experiment: Experiment, asked: argparse.Namespace, engine: Callable[[], Any]) -> None:
     from benchmarks.paper.engines import attends_in_blocks
     from benchmarks.paper.files import folder_of
     from benchmarks.paper.problems import questions
@@ -52,6 +58,9 @@ def run(experiment: Experiment, asked: argparse.Namespace) -> None:
     cells = experiment.cells(
         tiny=is_tiny, runs=asked.runs, samplers=asked.samplers, tasks=asked.tasks, overrides=overrides
     )
+    if not cells:
+        print(f"{experiment.name}: of the embedded model only")
+        return
     asked_of = {task: questions(task, asked.limit, asked.data) for task in dict.fromkeys(cell.task for cell in cells)}
     folder = asked.out / "server" / asked.model if asked.url else folder_of(asked.out, asked.model)
     job = Job(cells, asked_of, folder)
@@ -59,12 +68,10 @@ def run(experiment: Experiment, asked: argparse.Namespace) -> None:
     print(f"{experiment.name}: {len(cells)} cells, {job.count} rows, {left} left; raw outputs: {folder}", flush=True)
     if asked.dry_run:
         if left:
-            with _engine(asked) as engine:
-                print(f"about {_duration(seconds_left(job, engine))} on this engine, by a short measurement")
+            print(f"about {_duration(seconds_left(job, engine()))} on this engine, by a short measurement")
         return
     if left:
-        with _engine(asked) as engine:
-            decode_missing(job, engine, asked.batch_size, show_progress=not asked.quiet)
+        decode_missing(job, engine(), asked.batch_size, show_progress=not asked.quiet)
     write_page(experiment, job, asked)
 
 
@@ -137,7 +144,7 @@ def _parser(names: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=names, metavar="NAME", help="a table or figure; `list` shows all")
+    parser.add_argument("name", choices=names, metavar="NAME", help="tables and figures; `list` shows all")
     parser.add_argument("--model", help="checkpoint directory or hub name; with --url, its name there")
     parser.add_argument("--url", help="of a running server of ours")
     parser.add_argument("--concurrency", type=_positive, default=16, help="requests to the server at once")

@@ -4,10 +4,19 @@ import importlib
 
 from benchmarks.paper.experiment import Experiment
 
-MODULES = ("tables",)  # each has EXPERIMENTS
+MODULES = ("tables", "cases")  # each has EXPERIMENTS
+GROUPS = ("cases",)  # modules whose experiments one command may make together
 ELSEWHERE = dict.fromkeys(("table4", "figure7", "figure8"), "python -m benchmarks.images")  # another command's
+ELSEWHERE["figure10"] = "python -m benchmarks.paper.cases.memory"
 
 
 def experiments() -> dict[str, Experiment]:
-    modules = [importlib.import_module(f"benchmarks.paper.{name}") for name in MODULES]
-    return {one.name: one for module in modules for one in module.EXPERIMENTS}
+    return {one.name: one for name in MODULES for one in _of(name)}
+
+
+def groups() -> dict[str, tuple[Experiment, ...]]:
+    return {name: _of(name) for name in GROUPS}
+
+
+def _of(module: str) -> tuple[Experiment, ...]:
+    return importlib.import_module(f"benchmarks.paper.{module}").EXPERIMENTS
