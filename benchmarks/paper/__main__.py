@@ -25,7 +25,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks.paper.catalogue import ELSEWHERE, experiments, groups
 from benchmarks.paper.experiment import Experiment
+from benchmarks.paper.problems import TINY
 from benchmarks.paper.settings import setting
+from vllm_infogain.embedded import SERVED_NAME
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,14 +48,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(experiment: Experiment, asked: argparse.Namespace, engine: Callable[[], Any]) -> None:
-    from benchmarks.paper.engines import attends_in_blocks
+    from benchmarks.paper import replicas
+    from benchmarks.paper.engines import attends_in_blocks, has_chat_template, served_model
     from benchmarks.paper.files import folder_of
     from benchmarks.paper.problems import questions
     from benchmarks.paper.run import Job, decode_missing, seconds_left
 
-    is_tiny = asked.model is None and asked.url is None
+    if asked.url and not asked.model:
+        asked.model = served_model(asked.url)
+    is_tiny = asked.model in (None, SERVED_NAME)
     overrides = dict(asked.set)
-    if attends_in_blocks(asked.model):
+    if not asked.url and attends_in_blocks(asked.model):
         overrides.setdefault("block_length", PAPER_BLOCK)
     cells = experiment.cells(
         tiny=is_tiny, runs=asked.runs, samplers=asked.samplers, tasks=asked.tasks, overrides=overrides
@@ -62,7 +67,7 @@ def run(experiment: Experiment, asked: argparse.Namespace, engine: Callable[[], 
         print(f"{experiment.name}: of the embedded model only")
         return
     asked_of = {task: questions(task, asked.limit, asked.data) for task in dict.fromkeys(cell.task for cell in cells)}
-    folder = asked.out / "server" / asked.model if asked.url else folder_of(asked.out, asked.model)
+    folder = asked.out / "server" / asked.model.replace("/", "--") if asked.url else folder_of(asked.out, asked.model)
     job = Job(cells, asked_of, folder)
     left = sum(map(len, job.missing().values()))
     print(f"{experiment.name}: {len(cells)} cells, {job.count} rows, {left} left; raw outputs: {folder}", flush=True)
@@ -70,7 +75,12 @@ def run(experiment: Experiment, asked: argparse.Namespace, engine: Callable[[], 
         if left:
             print(f"about {_duration(seconds_left(job, engine()))} on this engine, by a short measurement")
         return
-    if left:
+    if left and asked.replicas:
+        replicas.decode_missing(
+            job, folder / "batches", _batch_options(asked), asked.plain or not has_chat_template(asked.model),
+            show_progress=not asked.quiet,
+        )  # fmt: skip
+    elif left:
         decode_missing(job, engine(), asked.batch_size, show_progress=not asked.quiet)
     write_page(experiment, job, asked)
 
@@ -78,7 +88,7 @@ def run(experiment: Experiment, asked: argparse.Namespace, engine: Callable[[], 
 def write_page(experiment: Experiment, job: Any, asked: argparse.Namespace) -> None:
     from benchmarks.paper.layout import page
 
-    results = job.results()
+    results = _compared(experiment, job, asked) if experiment.compares else job.results()
     pages: Path = asked.pages or asked.out
     pages.mkdir(parents=True, exist_ok=True)
     picture = None
@@ -90,9 +100,24 @@ def write_page(experiment: Experiment, job: Any, asked: argparse.Namespace) -> N
     print(said)
 
 
+def _compared(experiment: Experiment, job: Any, asked: argparse.Namespace) -> Any:
+    from benchmarks.paper import verdicts
+    from benchmarks.paper.judge import endpoint
+
+    results = job.results()
+    if all(task in TINY for task in job.questions):
+        return verdicts.compared(results, experiment.compares, verdicts.by_rules(results))
+    if not asked.judge_url:
+        print("No text is compared without a judge: give --judge-url and --judge-model.", file=sys.stderr)
+        return results
+    ask = endpoint(asked.judge_url, asked.judge_model, asked.judge_key)
+    judge = verdicts.Judge(ask, asked.judge_model, job.folder / "verdicts")
+    return verdicts.compared(results, experiment.compares, judge.prefer(results, job.questions))
+
+
 def _said(experiment: Experiment, job: Any, asked: argparse.Namespace) -> list[str]:
     """Sentences above the table: what was run."""
-    model = asked.model or ("the model of a server" if asked.url else "`infogain-tiny`, which ships here")
+    model = f"`{asked.model or SERVED_NAME}`"
     runs = len({cell.run for cell in job.cells})
     problems = sorted({len(one) for one in job.questions.values()})
     count = f"{problems[0]}" if len(problems) == 1 else f"{problems[0]} to {problems[-1]}"
@@ -115,6 +140,11 @@ def _engine(asked: argparse.Namespace) -> Iterator[Any]:
     else:
         with engines.in_process(asked.model, asked.engine_args, asked.plain) as engine:
             yield engine
+
+
+def _batch_options(asked: argparse.Namespace) -> list[str]:
+    options = ["--replicas", str(asked.replicas), "--engine-args", json.dumps(asked.engine_args)]
+    return options + (["--model", asked.model] if asked.model else [])
 
 
 def _duration(seconds: float) -> str:
@@ -148,6 +178,7 @@ def _parser(names: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--model", help="checkpoint directory or hub name; with --url, its name there")
     parser.add_argument("--url", help="of a running server of ours")
     parser.add_argument("--concurrency", type=_positive, default=16, help="requests to the server at once")
+    parser.add_argument("--replicas", type=_positive, help="engines, by the batch command (Ray)")
     parser.add_argument("--library", action="store_true", help="without vLLM: the embedded model, or a LLaDA")
     parser.add_argument("--engine-args", type=_object, default={}, metavar="JSON", help="engine arguments of vLLM")
     parser.add_argument("--plain", action="store_true", help="prompts as text, not as chats")
@@ -160,6 +191,9 @@ def _parser(names: list[str]) -> argparse.ArgumentParser:
         help="over the paper's: decoding parameters, max_gen_toks, temperature",
     )  # fmt: skip
     parser.add_argument("--data", help="a folder of local files; without, tasks come from where they are published")
+    parser.add_argument("--judge-url", help="of table5's judge: an OpenAI-compatible endpoint, up to and with /v1")
+    parser.add_argument("--judge-model", help="the judge's name there")
+    parser.add_argument("--judge-key", default=os.environ.get("OPENAI_API_KEY", "none"), help="default: OPENAI_API_KEY")
     parser.add_argument("--out", type=Path, default=Path("paper-results"), help="folder of raw outputs")
     parser.add_argument("--pages", type=Path, help="folder of the page and the picture; without, --out")
     parser.add_argument("--format", choices=("svg", "png"), default="svg", help="of the picture")

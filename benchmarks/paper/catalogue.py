@@ -5,7 +5,7 @@ import importlib
 from benchmarks.paper.experiment import Experiment
 
 MODULES = ("tables", "cases")  # each has EXPERIMENTS
-GROUPS = ("cases",)  # modules whose experiments one command may make together
+GROUPS = MODULES  # one command may make all of a module's experiments together
 ELSEWHERE = dict.fromkeys(("table4", "figure7", "figure8"), "python -m benchmarks.images")  # another command's
 ELSEWHERE["figure10"] = "python -m benchmarks.paper.cases.memory"
 

@@ -15,6 +15,7 @@ from benchmarks.paper.problems import Question
 from vllm_infogain.serving.progress import Progress
 
 SEEDS_PER_RUN = 1_000_000
+SECONDS_OF_A_REQUEST = 3600.0
 
 
 @dataclass(frozen=True)
@@ -146,11 +147,11 @@ def library(model: str | None) -> Library:
 class Server:
     """A server of ours, by its OpenAI routes."""
 
-    def __init__(self, url: str, model: str | None = None, concurrency: int = 16, plain: bool = False) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1")
+    def __init__(self, url: str, model: str, concurrency: int = 16, plain: bool = False) -> None:
+        self.url = url
+        self.model = model
         self.concurrency = concurrency
         self.plain = plain
-        self.model = model or self._post("models", None)["data"][0]["id"]
 
     def decode(self, requests: Sequence[Request]) -> list[Output]:
         with ThreadPoolExecutor(self.concurrency) as pool:
@@ -165,22 +166,38 @@ class Server:
             body["stop"] = list(request.stop)
         start = time.perf_counter()
         if self.plain:
-            choice = self._post("completions", body | {"prompt": request.prompt})["choices"][0]
+            choice = ask(self.url, "completions", body | {"prompt": request.prompt})["choices"][0]
             text = choice["text"]
         else:
-            choice = self._post("chat/completions", body | {"messages": request.chat()})["choices"][0]
+            choice = ask(self.url, "chat/completions", body | {"messages": request.chat()})["choices"][0]
             text = choice["message"]["content"] or ""
         seconds = time.perf_counter() - start
         return Output(text, choice.get("token_ids"), choice["infogain"], seconds, None)
 
-    def _post(self, route: str, body: dict[str, Any] | None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}/v1/{route}", data, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=3600) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            raise RuntimeError(f"{self.url}/v1/{route} answers {error.code}: {error.read().decode()[:2000]}") from error
+
+def served_model(url: str) -> str:
+    """The first name that a server gives its model."""
+    return ask(url, "models")["data"][0]["id"]
+
+
+def ask(url: str, route: str, body: dict[str, Any] | None = None) -> Any:
+    """A server's answer; another status than 200 is an error."""
+    address = f"{url.rstrip('/').removesuffix('/v1')}/v1/{route}"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS_OF_A_REQUEST) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        raise RuntimeError(f"{address} answers {error.code}: {error.read().decode()[:2000]}") from error
+
+
+def has_chat_template(model: str | None) -> bool:
+    from transformers import AutoTokenizer
+
+    from vllm_infogain import engine_defaults
+
+    return bool(AutoTokenizer.from_pretrained(engine_defaults.model_args(model)["model"]).chat_template)
 
 
 def attends_in_blocks(model: str | None) -> bool:

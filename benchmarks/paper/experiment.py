@@ -94,6 +94,7 @@ class Experiment:
     overrides: Mapping[str, Any] = field(default_factory=dict)  # on checkpoints, as of `Cell`
     tiny_overrides: Mapping[str, Any] = field(default_factory=dict)  # on the embedded model
     paper: Mapping[tuple[str, int | None], Mapping[str, float]] = field(default_factory=dict)  # by setting and K
+    compares: str = ""  # a setting's name: every other's texts are compared with its, by a judge or by rules
     paper_model: str = ""  # whose figures those are
     says: str = ""  # sentences of the page, below its table
 

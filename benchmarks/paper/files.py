@@ -27,16 +27,19 @@ class CellFile:
         return {index: rows[index] for index in checksums if rows.get(index, {}).get("prompt") == checksums[index]}
 
     def append(self, rows: Iterable[Row]) -> None:
-        """On the disk when it returns."""
         drop_torn_line(self.path)
-        lines = [json.dumps(row) for row in rows]
-        if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines.insert(0, json.dumps(self._cell.description()))
-        with self.path.open("a") as file:
-            file.write("".join(f"{line}\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
+        head = [] if self.path.exists() else [self._cell.description()]
+        append_lines(self.path, [*head, *rows])
+
+
+def append_lines(path: Path, rows: Iterable[Row]) -> None:
+    """On the disk when it returns."""
+    drop_torn_line(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write("".join(f"{json.dumps(row)}\n" for row in rows))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_lines(path: Path) -> list[Row]:

@@ -1,11 +1,14 @@
 """How results are laid out as Markdown: tables of the paper's form, our figures beside the paper's."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
-from benchmarks.paper.estimates import Estimate, Results, accuracy, cpu_ms, of_report
+from benchmarks.paper.estimates import Estimate, Results, Row, accuracy, cpu_ms, of_report
 from benchmarks.paper.experiment import Experiment
 from benchmarks.paper.problems import TITLES
+from benchmarks.paper.win_rate import Rate, length_controlled, win_rate
 
+CUMULATIVE_ENTROPY = of_report("cumulative_entropy")
 BEST_GREEDY = "best without look-ahead"  # a line of the paper's summary
 NO_LOOKAHEAD = ("Uniform", "Entropy", "Confidence", "Margin", "KLASS", "PC-Sampler")
 
@@ -44,7 +47,7 @@ def by_task(experiment: Experiment, results: Results) -> str:
             which = {"setting": name, "tokens_per_step": count}
             paper = experiment.paper.get((name, count), {})
             average = results.average(accuracy, **which)
-            entropy = results.average(of_report("cumulative_entropy"), **which)
+            entropy = results.average(CUMULATIVE_ENTROPY, **which)
             forwards = results.average(of_report("forwards"), **which)
             ms = results.average(cpu_ms, **which)
             cells = [percent(results.estimate(accuracy, task=task, **which)) for task in results.tasks]
@@ -60,6 +63,53 @@ def by_task(experiment: Experiment, results: Results) -> str:
             blank = [""] * len(results.tasks)
             rows.append([k_of(count), BEST_GREEDY, *blank, percent(best), *theirs, "", "", ""])
     return table([*head, "forwards", "CPU ms"], rows)
+
+
+def win_rates(experiment: Experiment, results: Results) -> str:
+    """The form of Table 5: how often the text of the setting that is compared is preferred, for each temperature."""
+    names = [name for name in results.settings if name != experiment.compares]
+    columns = [f"T={one:g}" for one in results.temperatures if one is not None]
+    head = ["K", f"{experiment.compares} against", *columns, "mean", "length-controlled"]
+    rows = []
+    for count in results.tokens_per_step:
+        for name in names:
+            which = {"setting": name, "tokens_per_step": count}
+            found = [compared_rows(results, temperature=one, **which) for one in results.temperatures]
+            every = [row for part in found for row in part]
+            rates = [str(rate(part)) if part else "" for part in found]
+            means = ["", ""]
+            if every:
+                preferences, longer = ([row[key] for row in every] for key in ("preference", "longer"))
+                means = [str(rate(every)), str(length_controlled(preferences, longer))]
+            rows.append([k_of(count), name, *rates, *means])
+    entropies = [
+        [
+            k_of(count), name,
+            *(
+                shown(results.average(CUMULATIVE_ENTROPY, setting=name, tokens_per_step=count, temperature=one))
+                for one in results.temperatures
+            ),
+        ]
+        for count in results.tokens_per_step
+        for name in results.settings
+    ]  # fmt: skip
+    return f"{table(head, rows)}\nCumulative entropy, nats:\n\n{table(['K', 'sampler', *columns], entropies)}"
+
+
+def compared_rows(results: Results, **which: object) -> list[Row]:
+    """Preference and difference of lengths by problem, the mean of its runs."""
+    by_problem: dict[object, list[Row]] = defaultdict(list)
+    for cell, row in results.select(**which):
+        if "preference" in row:
+            by_problem[cell.task, row["index"]].append(row)
+    return [
+        {name: sum(row[name] for row in rows) / len(rows) for name in ("preference", "longer")}
+        for rows in by_problem.values()
+    ]
+
+
+def rate(rows: Sequence[Row]) -> Rate:
+    return win_rate([row["preference"] for row in rows])
 
 
 def page(experiment: Experiment, results: Results, said: Sequence[str], picture: str | None) -> str:

@@ -59,7 +59,29 @@ def _bars(one: Any, results: Results, value: Any, factor: float) -> None:
         )  # fmt: skip
     one.set_xticks([x + 0.4 - width / 2 for x in range(len(names))], names, rotation=30, ha="right")
     if any(counts):
-        one.legend()
+        one.legend(loc="lower right")
+
+
+def wins_by_temperature(experiment: Experiment, results: Results, path: Path) -> None:
+    """Win rate of the setting that is compared against each other one, by temperature, a plot per K."""
+    from benchmarks.paper.layout import compared_rows, rate
+
+    with axes(path, count=len(results.tokens_per_step)) as plots:
+        for one, count in zip(plots, results.tokens_per_step, strict=True):
+            for place, name in enumerate(results.settings):
+                which = {"setting": name, "tokens_per_step": count}
+                found = [(t, compared_rows(results, temperature=t, **which)) for t in results.temperatures]
+                rates = [(t + 0.02 * place, rate(rows)) for t, rows in found if t is not None and rows]
+                if rates:
+                    errors = [100 * (each.high - each.low) / 2 for _, each in rates]
+                    one.errorbar(
+                        [t for t, _ in rates], [100 * each.value for _, each in rates], errors, capsize=2, label=name
+                    )
+            one.axhline(50, color="grey", linewidth=0.8)
+            one.set_title(f"K={count}")
+            one.set_xlabel("temperature of tokens")
+        plots[0].set_ylabel(f"{experiment.compares} preferred, %")
+        plots[0].legend(loc="lower left", fontsize=7)
 
 
 def growth(experiment: Experiment, results: Results, path: Path) -> None:
@@ -71,7 +93,7 @@ def growth(experiment: Experiment, results: Results, path: Path) -> None:
             one.set_title(TITLES[task])
             one.set_xlabel("step")
         plots[0].set_ylabel(ENTROPY_LABEL)
-        plots[0].legend()
+        plots[0].legend(loc="upper left")
 
 
 def growth_table(experiment: Experiment, results: Results) -> str:

@@ -28,7 +28,9 @@ class Job:
     def __init__(self, cells: Sequence[Cell], questions: Questions, folder: Path) -> None:
         self.cells = cells
         self.questions = questions
+        self.folder = folder
         self.files = {cell: CellFile(folder, cell) for cell in cells}
+        self.keys = {cell.key for cell in cells}
 
     @property
     def count(self) -> int:

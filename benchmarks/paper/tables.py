@@ -1,11 +1,11 @@
-"""Tables 2, 3 and 8 and Figures 1b and 3a of the paper: samplers on reasoning tasks.
+"""Tables 2, 3, 5 and 8 and Figures 1b and 3a of the paper: samplers on reasoning tasks and on free writing.
 
 Figures of the paper are those of its abstract and its text as far as we have it. Cells of which we know none are blank.
 """
 
 from benchmarks.paper import plots
 from benchmarks.paper.experiment import Experiment, Setting
-from benchmarks.paper.layout import BEST_GREEDY, by_task
+from benchmarks.paper.layout import BEST_GREEDY, by_task, win_rates
 
 ENTROPY = Setting("Entropy", {"sampler": "entropy"})
 INFO_GAIN = Setting("Info-Gain", {"sampler": "info_gain"})
@@ -56,6 +56,20 @@ TABLE3 = Experiment(
     says="The paper's other model is TraDo-8B, whose length is 1024: `--set max_gen_toks=1024`.",
 )
 
+TABLE5 = Experiment(
+    name="table5",
+    title="Table 5: free writing, win rates of Info-Gain by temperature",
+    tasks=("writing",),
+    tiny_tasks=("tiny-sudoku-empty", "tiny-multiplication"),
+    settings=SAMPLERS[:-1],
+    temperatures=(0.5, 1.0, 1.5),
+    layout=win_rates,
+    draw=plots.wins_by_temperature,
+    compares=INFO_GAIN.name,
+    says="Win rates have 95 % intervals. With the model that ships the task's rules are the judge: of two answers\n"
+    "the one that is right wins, if the other is not. The paper's mean over samplers and temperatures is 62.8 %.",
+)
+
 TABLE8 = Experiment(
     name="table8",
     title="Table 8: Info-Gain against look-ahead without a cost (LookUM)",
@@ -96,4 +110,4 @@ FIGURE3A = Experiment(
     says="By the paper's text the entropy of Info-Gain stops growing earlier than that of the greedy sampler.",
 )
 
-EXPERIMENTS = (TABLE2, TABLE3, TABLE8, FIGURE1B, FIGURE3A)
+EXPERIMENTS = (TABLE2, TABLE3, TABLE5, TABLE8, FIGURE1B, FIGURE3A)
