@@ -39,6 +39,7 @@ settings_of_requests = st.builds(
     position_temperature=st.sampled_from([None, 0.0, 0.1, 2.0]),
     position_score=st.sampled_from(["sampled", "confidence", "entropy", "margin"]),
     bypass_threshold=st.sampled_from([0.0, 0.5, 0.8, 1.0]),
+    entropy_bound=st.sampled_from([0.0, 0.1, 1.5]),
     tokens_per_step=st.integers(1, 5),
     block_length=st.integers(0, 12),
     bypass_mode=st.sampled_from(["fill", "only"]),

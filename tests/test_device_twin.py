@@ -37,6 +37,7 @@ FULL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "info_gain, dual cache": ({**BLOCKS, "cache": "dual", "cache_refresh": 2}, {}),
     "info_gain, sequence, sum": ({**BLOCKS, "uncertainty_scope": "sequence", "state_uncertainty": "sum"}, {}),
     "lookum": ({"sampler": "lookum"}, {}),
+    "adaptive": ({"sampler": "adaptive", "bypass_threshold": 0.3}, {}),
     "beam": ({"sampler": "beam", "beam_width": 2, "num_candidates": 3}, {}),
     "beam, dual cache": ({"sampler": "beam", "beam_width": 2, "num_candidates": 3, "cache": "dual"}, {}),
     "best_of_n": ({"sampler": "best_of_n", "num_generations": 2}, {}),

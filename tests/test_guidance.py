@@ -9,7 +9,7 @@ from vllm_infogain import InfoGainSampler, ParameterError
 from vllm_infogain.reference import oracle
 from vllm_infogain.reference.llada import LLaDA
 from vllm_infogain.request.guidance import with_negative_prompt
-from vllm_infogain.request.params import SAMPLERS, DecodingParams
+from vllm_infogain.request.params import SAMPLER_DEFAULTS, SAMPLERS, DecodingParams
 from vllm_infogain.sampling.guidance import combine
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [5, 6, 7]]
@@ -26,6 +26,7 @@ def test_a_guided_batch_equals_the_oracle_prompt_by_prompt(llada, sampler: str, 
     knobs = {"sampler": sampler, "tokens_per_step": 2, "block_length": 8, "guidance_scale": 1.5}
     given = {} if other is None else {"guidance_prompt_ids": [*other]}
     results = InfoGainSampler(llada, max_sequences=5).sample(PROMPTS, 12, seed=3, ignore_eos=True, **knobs, **given)
+    knobs |= SAMPLER_DEFAULTS.get(sampler, {})
     params = DecodingParams(**knobs, guidance_prompt_ids=other, temperature=0.0, seed=3, canvas_length=12)
     for prompt, result in zip(PROMPTS, results, strict=True):
         expected = oracle.decode(llada, prompt, params, MASK_ID)

@@ -7,7 +7,15 @@ import pytest
 from vllm_infogain.request.constraints import Constraints
 from vllm_infogain.request.fields import ParameterError
 from vllm_infogain.request.image_tokens import ImageTokens
-from vllm_infogain.request.params import PARSERS, READERS, SAMPLERS, DecodingParams, parse_knobs, parse_params
+from vllm_infogain.request.params import (
+    PARSERS,
+    READERS,
+    SAMPLER_DEFAULTS,
+    SAMPLERS,
+    DecodingParams,
+    parse_knobs,
+    parse_params,
+)
 from vllm_infogain.request.presets import ONE_PER_STEP, PICTURE, PRESETS, TEXT
 from vllm_infogain.request.settings import SETTINGS, parse_settings
 
@@ -28,6 +36,18 @@ def test_the_papers_settings_are_the_defaults():
 def test_baselines_are_greedy_unless_a_position_temperature_is_given():
     assert parse({"sampler": "entropy"}).tau_position == 0
     assert parse({"sampler": "entropy", "position_temperature": 0.5}).tau_position == 0.5
+
+
+def test_adaptive_has_defaults_of_its_own_below_the_servers_and_the_requests():
+    params = parse({"sampler": "adaptive"})
+    own = SAMPLER_DEFAULTS["adaptive"]
+    assert {name: getattr(params, name) for name in own} == own
+    assert params.tau_position == 1
+    assert all(getattr(DecodingParams(), name) != value for name, value in own.items())
+    assert parse({"sampler": "adaptive"}, {"num_candidates": 16}).num_candidates == 16
+    assert parse({"sampler": "adaptive", "num_candidates": 8}).num_candidates == 8
+    assert parse({}, {"sampler": "adaptive"}).entropy_bound == own["entropy_bound"]
+    assert parse({"sampler": "lookum"}, {"sampler": "adaptive"}).num_candidates == DecodingParams.num_candidates
 
 
 def test_a_request_overrides_the_servers_defaults():

@@ -117,6 +117,47 @@ def test_adaptive_samplers_take_a_position_temperature(sampler):
     assert len({len(positions) for positions in drawn}) == 1, "how many is decided before which"
 
 
+@pytest.mark.parametrize(
+    ("knobs", "positions"),
+    [
+        ({"bypass_threshold": 0.95, "entropy_bound": 0.0}, [0]),
+        ({"bypass_threshold": 0.5, "entropy_bound": 0.0}, [0, 1, 2, 3]),  # with no limit from above
+        ({"bypass_threshold": 0.5, "entropy_bound": 0.0, "count": 3}, [0, 1, 2, 3]),
+        ({"bypass_threshold": 0.95, "entropy_bound": 0.38}, [0]),
+        ({"bypass_threshold": 0.95, "entropy_bound": 0.4}, [0, 1]),  # one more, the surest
+        ({"bypass_threshold": 0.95, "entropy_bound": 9.0}, [0, 1]),  # and only one
+        ({"bypass_threshold": 0.3, "entropy_bound": 9.0}, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_adaptive_writes_all_that_are_sure_and_one_more_within_its_bound(knobs, positions):
+    assert written("adaptive", **knobs) == positions
+
+
+def test_adaptive_compares_candidates_only_where_too_few_are_sure():
+    knobs = {"temperature": 0.0, "position_temperature": 9.0, "num_candidates": 64, "entropy_bound": 9.0}
+    params = DecodingParams(sampler="adaptive", bypass_threshold=0.97, **knobs)
+    nothing_sure = propose(view(params), params, 1, step_generator(0, 0))
+    assert sorted(nothing_sure.masked_indices.ravel().tolist()) == [0, 1, 2, 3, 4]
+    assert nothing_sure.masked_indices[0].tolist() == [0], "the greedy one comes first"
+    assert not nothing_sure.bypassed
+
+    params = DecodingParams(sampler="adaptive", bypass_threshold=0.95, **(knobs | {"entropy_bound": 0.0}))
+    one_of_three = propose(view(params), params, 3, step_generator(0, 0))
+    assert len(one_of_three.masked_indices) == 6, "the pairs of the other four"
+    assert (one_of_three.masked_indices == 0).any(-1).all()
+
+
+def test_adaptive_takes_fewer_steps_than_info_gain_and_no_look_ahead_where_all_is_sure():
+    shared = {"temperature": 0.0, "canvas_length": 12, "return_trajectory": True, "num_candidates": 4}
+    for seed in range(4):
+        model = StubModel(seed)
+        _, one = drive(model, [1, 2], DecodingParams(**shared, sampler="info_gain", bypass_threshold=0.4))
+        _, all_of_them = drive(model, [1, 2], DecodingParams(**shared, sampler="adaptive", bypass_threshold=0.4))
+        assert one.report.steps == 12 > all_of_them.report.steps
+        for step in all_of_them.report.trajectory:
+            assert len(step.positions) == 1 or not step.objective, "several are written only where they are sure"
+
+
 # P's most likely tokens are 0, 0, 1, 0, 2.
 ENDS = {"eos_last": True, "eos_ids": (0,)}
 
@@ -138,6 +179,8 @@ ENDS = {"eos_last": True, "eos_ids": (0,)}
         ("info_gain", {"bypass_threshold": 0.7}, [2]),  # the two surer ones wait
         ("info_gain", {"bypass_threshold": 0.3, "count": 2}, [2, 4]),
         ("info_gain", {"bypass_threshold": 1.0, "num_candidates": 1, "count": 2}, [2, 4]),
+        ("adaptive", {"bypass_threshold": 0.7}, [2]),
+        ("adaptive", {"bypass_threshold": 0.7, "entropy_bound": 2.0}, [2, 4]),
     ],
 )
 def test_what_ends_the_text_is_written_last(sampler, knobs, positions):

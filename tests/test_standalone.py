@@ -12,7 +12,7 @@ from waiting import PATIENCE
 
 from vllm_infogain import InfoGainSampler, ParameterError, block_causal, shifted
 from vllm_infogain.reference import oracle
-from vllm_infogain.request.params import SAMPLERS, DecodingParams
+from vllm_infogain.request.params import SAMPLER_DEFAULTS, SAMPLERS, DecodingParams
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [5, 6, 7]]
 
@@ -30,6 +30,7 @@ def test_a_batch_of_prompts_equals_the_oracle_prompt_by_prompt(llada, sampler: s
     results = InfoGainSampler(llada, max_sequences=5).sample(
         PROMPTS, 12, temperature=1.0, seed=3, ignore_eos=True, **knobs
     )
+    knobs |= SAMPLER_DEFAULTS.get(sampler, {})
     params = DecodingParams(**knobs, temperature=1.0, seed=3, canvas_length=12)
     for prompt, result in zip(PROMPTS, results, strict=True):
         assert result.tokens == oracle.decode(llada, prompt, params, MASK_ID).tokens

@@ -23,12 +23,16 @@ from vllm_infogain.request.fields import (
 from vllm_infogain.request.image_tokens import ImageTokens, picture_knobs
 from vllm_infogain.request.presets import PRESETS, of_preset
 
-LOOKAHEAD_SAMPLERS = ("info_gain", "lookum", "beam")
+LOOKAHEAD_SAMPLERS = ("info_gain", "lookum", "adaptive", "beam")
 # Write a number of positions that the schedule gives, the best by a score.
 SCORE_SAMPLERS = ("entropy", "confidence", "margin", "uniform", "ar", "klass", "pc", "maskgit")
 # Write as many positions as a bound on their uncertainty allows.
-ADAPTIVE_SAMPLERS = ("eb", "threshold", "factor")
-SAMPLERS = (*LOOKAHEAD_SAMPLERS, *SCORE_SAMPLERS, *ADAPTIVE_SAMPLERS, "best_of_n")
+ADAPTIVE_SAMPLERS = ("adaptive", "eb", "threshold", "factor")
+SAMPLERS = tuple(dict.fromkeys((*LOOKAHEAD_SAMPLERS, *SCORE_SAMPLERS, *ADAPTIVE_SAMPLERS, "best_of_n")))
+# Defaults of one sampler that are not those of all, below the server's.
+SAMPLER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "adaptive": {"bypass_threshold": 0.9, "entropy_bound": 0.5, "num_candidates": 3, "state_uncertainty": "sum"},
+}
 POSITION_SCORES = ("sampled", "confidence", "entropy", "margin")
 MAX_CANDIDATES = 64
 MAX_STEPS = 1 << 16
@@ -57,12 +61,13 @@ class DecodingParams:
     bypass_threshold: float = knob(0.8, number(0), of=LOOKAHEAD_SAMPLERS)  # gamma; 1 or more: never bypass
     # Sure positions: fill the rest of K, or write only these.
     bypass_mode: str = knob("fill", choice("fill", "only"), of=LOOKAHEAD_SAMPLERS)
-    # How H(z) joins the positions' entropies, and which masked positions count for it.
+    # How H(z) joins the positions' entropies, and which masked positions count for it: the active block's, as the
+    # paper's text has it, or the canvas's, as its authors' scorer.
     state_uncertainty: str = knob("mean", choice("mean", "sum"), of=LOOKAHEAD_SAMPLERS)
     uncertainty_scope: str = knob("block", choice("block", "sequence"), of=LOOKAHEAD_SAMPLERS)
-    cost_weight: float = knob(1.0, number(0), of=("info_gain", "beam"))  # J = IG - cost_weight x C
+    cost_weight: float = knob(1.0, number(0), of=("info_gain", "adaptive", "beam"))  # J = IG - cost_weight x C
     # Evaluate the cheapest first, then only those whose cost leaves them a chance.
-    prune: bool = knob(False, switch, of=("info_gain", "lookum"))
+    prune: bool = knob(False, switch, of=("info_gain", "lookum", "adaptive"))
     beam_width: int = knob(4, integer(1, 32), of=("beam",))  # B
     num_generations: int = knob(4, integer(1, MAX_SEQUENCES), of=("best_of_n",))
     # Samplers without look-ahead.
@@ -70,7 +75,7 @@ class DecodingParams:
     klass_epsilon: float = knob(5e-4, number(0), of=("klass",))
     pc_lambda: float = knob(0.25, number(0), of=("pc",))
     pc_alpha: float = knob(10.0, number(0), of=("pc",))
-    entropy_bound: float = knob(0.1, number(0), of=("eb",))  # nats
+    entropy_bound: float = knob(0.1, number(0), of=("eb", "adaptive"))  # nats
     threshold: float = knob(0.9, number(0, 1), of=("threshold",))  # probability
     factor: float = knob(1.0, number(0), of=("factor",))
     # Keys and values of models with full attention: what is computed anew in every forward.
@@ -117,8 +122,8 @@ class DecodingParams:
     def tau_position(self) -> float:
         """`position_temperature` with its sampler's default filled in."""
         if self.position_temperature is None:
-            if self.sampler == "maskgit":
-                return 1.0  # to begin with: it falls from step to step
+            if self.sampler in ("maskgit", "adaptive"):
+                return 1.0  # maskgit's to begin with: it falls from step to step
             # Generations that all take the best positions would, at token temperature 0, all be the same.
             return (0.4 if self.image else 0.1) if self.looks_ahead or self.sampler == "best_of_n" else 0.0
         # So low a temperature takes the best score all the same, and scores divided by it could overflow.
@@ -243,6 +248,8 @@ def parse_params(
     kind = {"writes_one": writes_one, "image": asked.get("image", False)}
     preset = of_preset(asked, **kind)
     below = below if preset else of_preset(below, **kind) | below
+    own_defaults = SAMPLER_DEFAULTS.get((below | preset | asked).get("sampler", DecodingParams.sampler), {})
+    below = own_defaults | below
     knobs = below | preset | asked
     if knobs.get("image"):
         knobs = picture_knobs(preset | asked, below, image_tokens)

@@ -58,6 +58,18 @@ def sure_positions(top_probability: np.ndarray, threshold: float, limit: int) ->
     return sure[(-top_probability[sure]).argsort(kind="stable")[:limit]]
 
 
+def next_surest(certainty: np.ndarray, sure: np.ndarray, entropy: np.ndarray, bound: float) -> np.ndarray:
+    """Beside sure positions the surest of the others [0 or 1], if its entropy is within the bound; beside none, none.
+
+    certainty [masked]: the largest probability, or below 0 where the position has to wait.
+    """
+    others = certainty.copy()
+    others[sure] = -1.0
+    surest = int(others.argmax())
+    is_taken = len(sure) > 0 and others[surest] >= 0 and entropy[surest] <= bound
+    return np.array([surest] if is_taken else [], dtype=np.int64)
+
+
 def distinct(masked_indices: np.ndarray, tokens: np.ndarray) -> Proposal:
     """Sort each action by position and drop all but the first of equal (position, token) sets."""
     rows = np.arange(len(masked_indices))[:, None]
@@ -97,6 +109,9 @@ def propose_candidates(view: BlockView, params: DecodingParams, written: int, rn
 
     There is only one if sure positions make up the whole action (bypass), or if the action settles all that counts
     for H(z): then H(z') = 0 and C are the same for every candidate, J ties, and the greedy action wins.
+
+    `adaptive` writes all sure positions, however many: `written` is what it writes at least. Beside them it writes the
+    surest of the others, if that is within its entropy bound.
     """
     statistics = view.statistics
     tokens = statistics.tokens  # [candidates, masked], the greedy action's first
@@ -104,9 +119,14 @@ def propose_candidates(view: BlockView, params: DecodingParams, written: int, rn
     if written == masked and not view.masked_elsewhere:
         return Proposal(np.arange(masked)[None], tokens[:1])
     waits = held_back(tokens, params)
-    sure = sure_positions(np.where(waits[0], -1.0, statistics.top_probability), params.bypass_threshold, written)
+    certainty = np.where(waits[0], -1.0, statistics.top_probability)
+    if params.sampler == "adaptive":
+        sure = sure_positions(certainty, params.bypass_threshold, masked)
+        sure = np.concatenate([sure, next_surest(certainty, sure, statistics.entropy, params.entropy_bound)])
+    else:
+        sure = sure_positions(certainty, params.bypass_threshold, written)
     is_last = written == masked  # which takes what is left, whatever the mode
-    if len(sure) == written or (len(sure) and params.bypass_mode == "only" and not is_last):
+    if len(sure) >= written or (len(sure) and params.bypass_mode == "only" and not is_last):
         sure = np.sort(sure)
         return Proposal(sure[None], tokens[:1, sure])
 

@@ -41,6 +41,7 @@ LONGEST_CHECK = 4096  # bytes of a request to judge an answer; no puzzle has hal
 SAMPLER_LINES = {  # what each is, for a reader who has not met it
     "info_gain": "compares N next steps: what each takes from the rest's uncertainty, less its own.",
     "lookum": "compares N next steps by the uncertainty that each leaves, whatever its own.",
+    "adaptive": "writes all sure places at once, and compares N next steps where no place is sure.",
     "beam": "keeps several Info-Gain runs and returns that of the lowest total entropy.",
     "entropy": "writes where the entropy is lowest, without look-ahead.",
     "confidence": "writes where its token is most probable, without look-ahead.",
