@@ -51,7 +51,8 @@ def by_task(experiment: Experiment, results: Results) -> str:
             forwards = results.average(of_report("forwards"), **which)
             ms = results.average(cpu_ms, **which)
             cells = [percent(results.estimate(accuracy, task=task, **which)) for task in results.tasks]
-            ours = (shown(forwards), shown(ms, ".0f"))
+            # Rows of a batch share its time: an error over them would say nothing.
+            ours = (shown(forwards), "" if ms is None else f"{ms.mean:.0f}")
             theirs = [given(paper.get("average"))] if experiment.paper else []
             rows.append([k_of(count), name, *cells, percent(average), *theirs, shown(entropy), *ours])
             if average is not None and name in NO_LOOKAHEAD:
