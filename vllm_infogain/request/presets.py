@@ -5,11 +5,14 @@ from typing import Any
 
 TEXT: dict[str, dict[str, Any]] = {
     "fast": {"sampler": "threshold", "threshold": 0.9},
-    "balanced": {"sampler": "info_gain", "num_candidates": 8, "bypass_threshold": 0.8},
+    "balanced": {"sampler": "adaptive"},
     "best": {"sampler": "info_gain", "num_candidates": 16, "bypass_threshold": 0.95, "state_uncertainty": "sum"},
 }
 # Where what one position may hold depends on the others: structured output, banned words of several tokens.
-ONE_PER_STEP: dict[str, dict[str, Any]] = TEXT | {"fast": {"sampler": "confidence"}}
+ONE_PER_STEP: dict[str, dict[str, Any]] = TEXT | {
+    "fast": {"sampler": "confidence"},
+    "balanced": {"sampler": "info_gain", "num_candidates": 8, "bypass_threshold": 0.8},
+}
 PICTURE: dict[str, dict[str, Any]] = {
     "fast": {"sampler": "confidence", "steps": 16},
     "balanced": {"sampler": "info_gain", "num_candidates": 8, "state_uncertainty": "sum", "steps": 16},

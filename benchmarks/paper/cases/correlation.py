@@ -4,15 +4,14 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.paper.cases.drawing import legend_below
-from benchmarks.paper.estimates import Results, accuracy, of_report
-from benchmarks.paper.experiment import Experiment
+from benchmarks.paper.estimates import Estimate, Results, accuracy, of_report
+from benchmarks.paper.experiment import Experiment, Setting
 from benchmarks.paper.layout import table
 from benchmarks.paper.plots import ENTROPY_LABEL, axes
 from benchmarks.paper.problems import TITLES
-from benchmarks.paper.tables import REASONING, SAMPLERS, TINY
+from benchmarks.paper.tables import LOOKUM, REASONING, SAMPLERS, TINY
 
-OfSetting = tuple[int | None, str, float, float]  # K, sampler, mean cumulative entropy, accuracy
+OfSetting = tuple[int | None, str, Estimate, Estimate]  # K, sampler, mean cumulative entropy, accuracy
 WITHIN_95 = 1.96  # standard deviations
 
 
@@ -49,7 +48,7 @@ def of_settings(results: Results, task: str) -> list[OfSetting]:
             which = {"task": task, "setting": name, "tokens_per_step": count}
             x, y = results.estimate(of_report("cumulative_entropy"), **which), results.estimate(accuracy, **which)
             if x is not None and y is not None:
-                found.append((count, name, x.mean, y.mean))
+                found.append((count, name, x, y))
     return found
 
 
@@ -61,7 +60,7 @@ def of_answers(results: Results, task: str, count: int | None, name: str) -> tup
 
 def _said_of(settings: Iterable[OfSetting]) -> str:
     known = list(settings)
-    return said([x for _, _, x, _ in known], [y for _, _, _, y in known])
+    return said([x.mean for _, _, x, _ in known], [y.mean for _, _, _, y in known])
 
 
 def correlation_table(experiment: Experiment, results: Results) -> str:
@@ -69,30 +68,30 @@ def correlation_table(experiment: Experiment, results: Results) -> str:
     for task in results.tasks:
         settings = of_settings(results, task)
         over = [_said_of(one for one in settings if one[0] == count) for count in results.tokens_per_step]
-        all_of = _said_of(settings)
         inside = [said(*of_answers(results, task, count, "Info-Gain")) for count in results.tokens_per_step]
-        rows.append([TITLES[task], *over, all_of, *inside])
+        rows.append([TITLES[task], *over, *inside])
     counts = [f"K={count}" for count in results.tokens_per_step]
-    head = ["task", *(f"samplers, {one}" for one in counts), "samplers, all K", *(f"answers, {one}" for one in counts)]
+    head = ["task", *(f"samplers, {one}" for one in counts), *(f"answers, {one}" for one in counts)]
     return table(head, rows)
 
 
 def draw_correlation(experiment: Experiment, results: Results, path: Path) -> None:
-    with axes(path, count=len(results.tasks), size=(3.2, 3.6)) as plots:
-        for one, task in zip(plots, results.tasks, strict=True):
+    """One plot per task, a mark per setting, and a last one for the legend."""
+    with axes(path, count=len(results.tasks) + 1, size=(3.0, 3.2)) as plots:
+        for one, task in zip(plots, results.tasks, strict=False):
             settings = of_settings(results, task)
-            for place, name in enumerate(results.settings):
-                for mark, count in zip("os^", results.tokens_per_step, strict=False):
-                    at = [(x, 100 * y) for k, of, x, y in settings if (k, of) == (count, name)]
-                    one.plot(
-                        [x for x, _ in at], [y for _, y in at], mark, color=f"C{place}", markersize=5,
-                        label=name if mark == "o" else None,
-                    )  # fmt: skip
-            r = pearson([x for _, _, x, _ in settings], [y for _, _, _, y in settings])
+            for count, name, x, y in settings:
+                one.errorbar(
+                    x.mean, 100 * y.mean, yerr=100 * y.error,
+                    fmt="os^"[results.tokens_per_step.index(count)], color=f"C{results.settings.index(name)}",
+                    markersize=5, label=f"{name}, K={count}",
+                )  # fmt: skip
+            r = pearson([x.mean for _, _, x, _ in settings], [y.mean for _, _, _, y in settings])
             one.set_title(f"{TITLES[task]}, r = {r:.2f}")
             one.set_xlabel(ENTROPY_LABEL)
-        plots[0].set_ylabel("right, % (circle: K=1, square: K=2)")
-        legend_below(plots[0], 4)
+        plots[0].set_ylabel("right, %")
+        plots[-1].axis("off")
+        plots[-1].legend(*plots[0].get_legend_handles_labels(), loc="center", fontsize=8, frameon=False)
 
 
 FIGURE3B = Experiment(
@@ -100,12 +99,13 @@ FIGURE3B = Experiment(
     title="Figure 3b: accuracy against cumulative entropy",
     tasks=REASONING,
     tiny_tasks=TINY,
-    settings=SAMPLERS,
+    settings=(*SAMPLERS, LOOKUM, Setting("Left to right", {"sampler": "ar"})),
+    tokens_per_step=(2,),
     runs=1,
     layout=correlation_table,
     draw=draw_correlation,
-    says="Pearson's r, in brackets its 95 % interval. Samplers: over the settings' means. Answers: over the answers of "
-    "Info-Gain, entropy against right (1) or wrong (0). Made of rows of Table 2.",
+    says="Pearson's r, in brackets its 95 % interval. Samplers: over the settings' means. Answers: over the answers\n"
+    "of Info-Gain, entropy against right (1) or wrong (0). K is 2.",
 )
 
 EXPERIMENTS = (FIGURE3B,)

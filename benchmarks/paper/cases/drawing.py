@@ -1,4 +1,4 @@
-"""Curves and bars with error bars, of estimates by setting."""
+"""Estimates by setting: curves and bars with error bars, and a cell without."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,6 +29,6 @@ def bars(axes: Any, names: Sequence[str], groups: Mapping[str, Sequence[Estimate
     axes.set_xticks([x + 0.4 - width / 2 for x in range(len(names))], names, rotation=30, ha="right")
 
 
-def legend_below(axes: Any, columns: int) -> None:
-    """For many labels: none of the plot is hidden."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, frameon=False)
+def mean_of(value: Estimate | None) -> str:
+    """As a table's cell, of what has no error of its own: an answer's time is its share of the batch's."""
+    return "" if value is None else f"{value.mean:.1f}"

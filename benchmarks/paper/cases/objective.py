@@ -74,7 +74,7 @@ def draw_objective(experiment: Experiment, results: Results, path: Path) -> None
                     for value in objectives(row, CHOICES[label])
                 ]
                 one.hist(
-                    values, bins=50, range=(-2.5, 0.5), histtype="step", label=label,
+                    values, bins=50, range=(-1.5, 0.5), histtype="step", label=label,
                     weights=[100 / len(values)] * len(values),
                 )  # fmt: skip
             one.axvline(0, color="grey", linewidth=0.8)
@@ -94,7 +94,7 @@ FIGURE6 = Experiment(
     runs=1,
     layout=objective_table,
     draw=draw_objective,
-    says="N is 8 and nothing is bypassed. For K = 1 and a consistent model the mean of J over tokens is at most 0 "
+    says="N is 8 and nothing is bypassed. For K = 1 and a consistent model the mean of J over tokens is at most 0\n"
     "(Proposition C.1); a trained model is not consistent everywhere, and with K = 2 there is no such bound.",
 )
 

@@ -147,9 +147,10 @@ def _draw(results: Results, path: Path, values: Mapping[str, Value]) -> None:
             }
             bars(one, results.settings, groups, 100)
             one.set_title(f"K={count}")
-            one.set_ylim(0, 105)
-        plots[0].set_ylabel("% of the answers")
-        plots[-1].legend(fontsize=8)
+            one.set_ylabel("% of the answers")
+            one.set_ylim(0, 122)  # with room for the legend
+            one.set_yticks(range(0, 101, 20))
+            one.legend(fontsize=8, loc="upper center", ncols=len(values), columnspacing=1)
 
 
 # Look-ahead never bypassed: the digits of a product look sure before there are factors.
@@ -165,6 +166,14 @@ SETTINGS = (
     Setting("Info-Gain, wide, sum", LOOKAHEAD | MANY | SUM),
 )
 
+# Of longer answers, whose rows are many: the paper's bypass, and half as many candidates.
+JUDGES = (
+    *SETTINGS[:2],
+    Setting("Info-Gain", {"sampler": "info_gain", **TRACED}),
+    Setting("Info-Gain, sum", {"sampler": "info_gain", **TRACED, **SUM}),
+    Setting("Info-Gain, wide, sum", LOOKAHEAD | MANY | SUM | {"num_candidates": 16}),
+)
+
 MULTIPLICATION = Experiment(
     name="multiplication",
     title="One-way multiplication: which is written first, the factors or their product",
@@ -174,6 +183,7 @@ MULTIPLICATION = Experiment(
     temperatures=(1.0,),
     runs=1,
     layout=multiplication_table,
+    paper_model="its model",
     draw=draw_multiplication,
     paper={
         ("Entropy", 1): {"product_first": 73.2},
@@ -189,13 +199,14 @@ TABLE1 = Experiment(
     title="Table 1: judgement, the work and its verdict",
     tasks=(),
     tiny_tasks=("tiny-judgement",),
-    settings=SETTINGS,
+    settings=JUDGES,
+    tokens_per_step=(1,),
     runs=1,
     layout=judgement_table,
     draw=draw_judgement,
     says="Verdict first: it is written before more than half of the work that it follows from. Verdict against the\n"
     "work: `yes` where the work's own result is not the claimed one, or `no` where it is. All right: work and\n"
-    "verdict. Wide: N is 32, position temperature 5. No bypass; token temperature 0.7.",
+    "verdict. Wide: N is 16, position temperature 5, no bypass. Token temperature 0.7.",
 )
 
 EXPERIMENTS = (MULTIPLICATION, TABLE1)

@@ -3,22 +3,34 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paper.cases.drawing import mean_of
 from benchmarks.paper.estimates import Results, accuracy, cpu_ms, of_report
 from benchmarks.paper.experiment import Experiment, Setting
 from benchmarks.paper.layout import percent, shown, table
 from benchmarks.paper.plots import axes
 from benchmarks.paper.problems import TITLES
-from vllm_infogain.request.presets import TEXT
+from vllm_infogain.request.params import READERS, SAMPLERS, parse_params
+from vllm_infogain.request.presets import PRESETS as NAMES
+
+
+def knobs_of(preset: str) -> dict[str, Any]:
+    """All that a preset decides, its sampler's defaults too: else the paper's settings would fill them in."""
+    params = parse_params({"preset": preset}, defaults={}, temperature=0, canvas_length=1)
+    own = [name for name, readers in READERS.items() if params.sampler in readers and len(readers) < len(SAMPLERS)]
+    named = {name: getattr(params, name) for name in ("sampler", *own)}
+    return named | {"position_temperature": params.tau_position}
+
 
 COSTS = ("cumulative_entropy", "forwards", "rows")
 OTHERS: dict[str, dict[str, Any]] = {
-    "`threshold` 0.7": {"sampler": "threshold", "threshold": 0.7},
     "`eb` 0.1": {"sampler": "eb", "entropy_bound": 0.1},
     "`confidence`": {"sampler": "confidence"},
-    "`entropy`": {"sampler": "entropy"},
+    "`info_gain`": {"sampler": "info_gain"},
+    "`beam` of 4": {"sampler": "beam", "num_candidates": 4, "beam_width": 4},
+    "`best_of_n`, 4": {"sampler": "best_of_n", "num_generations": 4},
 }
 SETTINGS = (
-    *(Setting(f"preset `{name}`", knobs) for name, knobs in TEXT.items()),
+    *(Setting(f"preset `{name}`", knobs_of(name)) for name in NAMES),
     *(Setting(name, knobs) for name, knobs in OTHERS.items()),
 )
 
@@ -29,7 +41,7 @@ def presets_table(experiment: Experiment, results: Results) -> str:
         for name in results.settings:
             which = {"task": task, "setting": name}
             figures = [shown(results.estimate(of_report(one), **which)) for one in COSTS]
-            ms = shown(results.estimate(cpu_ms, **which))
+            ms = mean_of(results.estimate(cpu_ms, **which))
             rows.append([TITLES[task], name, percent(results.estimate(accuracy, **which)), *figures, ms])
     return table(["task", "settings", "right", "entropy", "forwards", "rows", "CPU ms"], rows)
 
