@@ -131,6 +131,7 @@ def test_the_error_is_over_problems_and_runs_of_one_problem_are_no_new_ones():
         math.sqrt(1 / 3 / 4)
     )
     assert estimate({}) is None
+    assert f"{estimate({'a': [1.0, 0.0]}):.1f}" == "0.5", "of one problem there is none"
     assert average([Estimate(1.0, 0.3, 5), Estimate(0.0, 0.4, 5)]) == Estimate(0.5, pytest.approx(0.25), 10)
     assert average([Estimate(1.0, 0.3, 5), None]) is None, "no mean of other tasks than the line beside has"
 

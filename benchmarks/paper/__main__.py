@@ -58,7 +58,7 @@ def run(experiment: Experiment, asked: argparse.Namespace, engine: Callable[[], 
         asked.model = served_model(asked.url)
     is_tiny = asked.model in (None, SERVED_NAME)
     overrides = dict(asked.set)
-    if not asked.url and attends_in_blocks(asked.model):
+    if not (asked.url or asked.library) and attends_in_blocks(asked.model):
         overrides.setdefault("block_length", PAPER_BLOCK)
     cells = experiment.cells(
         tiny=is_tiny, runs=asked.runs, samplers=asked.samplers, tasks=asked.tasks, overrides=overrides

@@ -16,11 +16,11 @@ Value = Callable[[Row], float | None]  # None: the row has none, and does not co
 @dataclass(frozen=True)
 class Estimate:
     mean: float
-    error: float  # standard error over the draw of problems
+    error: float  # standard error over the draw of problems; nan of a single one
     count: int  # problems
 
-    def __str__(self) -> str:
-        return f"{self.mean:.1f} ± {self.error:.1f}"
+    def __format__(self, form: str) -> str:
+        return f"{self.mean:{form}}" + ("" if math.isnan(self.error) else f" ± {self.error:{form}}")
 
     def times(self, factor: float) -> "Estimate":
         return Estimate(self.mean * factor, self.error * factor, self.count)

@@ -19,12 +19,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def percent(value: Estimate | None) -> str:
-    return "" if value is None else str(value.times(100))
+    return shown(value and value.times(100))
 
 
 def shown(value: Estimate | None, form: str = ".1f") -> str:
     """An estimate with its standard error; nothing where there is none."""
-    return "" if value is None else f"{value.mean:{form}} ± {value.error:{form}}"
+    return "" if value is None else f"{value:{form}}"
 
 
 def given(value: float | None) -> str:
