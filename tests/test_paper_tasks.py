@@ -15,7 +15,7 @@ from math_verify_installed import needs_math_verify
 from paper_problems import PROBLEMS
 from waiting import PATIENCE
 
-from benchmarks.paper import settings
+from benchmarks.paper import problems, settings
 from benchmarks.paper.graders import countdown, sudoku
 from benchmarks.paper.tasks import prompts, rows
 from vllm_infogain.request.fields import ParameterError
@@ -82,6 +82,18 @@ def test_a_prompt_holds_the_papers_number_of_examples_or_what_is_asked_for(data:
     assert shown("gsm8k", num_fewshot=4).count("Problem:") == 4 + 1
     assert "double(x, y=0)" in shown("mbpp")
     assert "assert" not in shown("mbpp")
+
+
+def test_the_papers_tables_ask_and_grade_as_lm_eval_does(data: Path):
+    for task in ("countdown", "humaneval"):
+        (question,) = problems.questions(task, None, str(data))
+        results = evaluate([f"paper_{task}"], {"": "?"}, data)
+        prompt, kwargs = results["samples"][f"paper_{task}"][0]["arguments"][0]
+        assert question.prompt == prompt
+        assert (question.max_tokens, list(question.stop)) == (kwargs["max_gen_toks"], kwargs["until"])
+        problem, right, wrong = PROBLEMS[task]
+        assert question.grade(right)["accuracy"] == 1, problem
+        assert question.grade(wrong)["accuracy"] == 0, problem
 
 
 def test_length_stop_strings_and_temperature_are_the_tasks_and_may_be_overridden(data: Path):

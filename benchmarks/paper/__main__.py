@@ -123,7 +123,7 @@ def _said(experiment: Experiment, job: Any, asked: argparse.Namespace) -> list[s
     count = f"{problems[0]}" if len(problems) == 1 else f"{problems[0]} to {problems[-1]}"
     return [
         f"Written by `python -m benchmarks.paper {experiment.name}`. Model: {model}.",
-        f"{count} problems of each task, {runs} {'run' if runs == 1 else 'runs'} of each.",
+        f"Problems of each task: {count}; generations of each problem: {runs}.",
         "Mean ± standard error over problems; accuracy in %; entropy: cumulative, in nats per generation.",
         *([f"The paper's figures are of {experiment.paper_model} on the paper's tasks."] if experiment.paper else []),
     ]

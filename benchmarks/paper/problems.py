@@ -73,13 +73,13 @@ def tiny_question(index: int, problem: Problem) -> Question:
 
 
 def _of_lm_eval(task: str, limit: int | None, data: str | None) -> list[Question]:
-    from lm_eval.tasks import TaskManager, get_task_dict
+    from lm_eval.tasks import TaskManager
 
     manager = TaskManager(
         include_path=str(TASKS), include_defaults=False, metadata={} if data is None else {"data": data}
     )
     name = f"paper_{task}"
-    of_lm_eval = get_task_dict([name], manager)[name]
+    of_lm_eval = manager.load(name)["tasks"][name]
     of_lm_eval.build_all_requests(limit=limit, rank=0, world_size=1)
     made = []
     for instance in of_lm_eval.instances:
