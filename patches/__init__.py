@@ -19,6 +19,7 @@ PATCHES = (
     "responses_check",
     "responses_tokens",
     "image_routes",
+    "renderer_engine",
     "route_check",
     "samples",
     "exit_code",

@@ -1,16 +1,17 @@
 """An image model on the engine: pictures and texts, alone and in one batch, equal the oracle."""
 
 import pytest
+import torch
 from checkpoints import write_magvit, write_mmada
 from engines import MASK_ID, Engine, Job, assert_matches_oracle, assert_preemptions_change_nothing, running
 from knobs import fitting
-from PIL import ImageChops
+from PIL import Image, ImageChops
 
 from vllm_infogain import InfoGainSampler
+from vllm_infogain.embedded.tokenizer import VOCAB
 from vllm_infogain.engine.pictures import IN_THE_MODEL
-from vllm_infogain.images import generate
+from vllm_infogain.images import generate, reading_prompt
 from vllm_infogain.images.magvit import Magvit
-from vllm_infogain.images.prompt import text_to_image_prompt
 from vllm_infogain.reference.cached import CachingLLaDA
 from vllm_infogain.reference.llada import LLaDA
 from vllm_infogain.request.image_tokens import ImageTokens
@@ -38,7 +39,7 @@ def engine(model):
 def picture(engine: Engine, text: str, knobs: dict, temperature: float = 0.0, seed: int | None = None, **fields) -> Job:
     tokens = ImageTokens.of(engine.llm.llm_engine.vllm_config.model_config.hf_config)
     assert tokens is not None
-    ids = text_to_image_prompt(engine.llm.get_tokenizer().encode(text, add_special_tokens=False), tokens)
+    ids = tokens.prompt(engine.llm.get_tokenizer().encode(text, add_special_tokens=False))
     return Job(ids, {"image": True, **knobs}, CODES, temperature, seed, fields={"detokenize": False, **fields})
 
 
@@ -79,6 +80,30 @@ def test_pictures_and_texts_in_one_batch_equal_the_oracle_request_by_request(eng
 
 def test_a_preemption_changes_no_picture(engine: Engine):
     assert assert_preemptions_change_nothing(engine, mixed(engine)[:6]) > 0
+
+
+def test_a_chat_about_a_picture_is_the_oracles_text_behind_the_published_prompt(engine: Engine, model):
+    """Beside a chat without one; the encoder's codes are those of the library."""
+    plain, path = model
+    noise = torch.randint(256, (24, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    shown = Image.fromarray(noise.numpy())
+    question = {"type": "text", "text": "what is it"}
+    chats = [[{"role": "user", "content": [{"type": "image_pil", "image_pil": shown}, question]}]]
+    chats += [[{"role": "user", "content": [question]}]]
+    sampler = InfoGainSampler(plain, engine.llm.get_tokenizer())
+    magvit = Magvit.from_checkpoint(path / IN_THE_MODEL)
+    ids = reading_prompt(sampler, shown, "what is it", tokenizer=magvit)
+    prompts = [ids, ids[ids.index(VOCAB["}"]) + 1 :]]
+    free = engine.free_pages()
+    for knobs in ({"tokens_per_step": 2}, {"guidance_scale": 1.5, "sampler": "entropy", "tokens_per_step": 3}):
+        jobs = [Job(prompt, knobs, 12) for prompt in prompts]
+        params = [job.sampling_params(return_trajectory=True) for job in jobs]
+        outputs = engine.llm.chat(chats, params, use_tqdm=False)
+        for job, output in zip(jobs, outputs, strict=True):
+            assert list(output.prompt_token_ids) == job.prompt
+            assert_matches_oracle(engine, job, output)
+        assert outputs[0].outputs[0].token_ids != outputs[1].outputs[0].token_ids
+    assert engine.free_pages() == free
 
 
 def test_pictures_are_those_of_the_library(engine: Engine, model):

@@ -9,16 +9,20 @@ import pytest
 import torch
 from checkpoints import write_mmada
 from engines import MASK_ID
+from transformers import AutoTokenizer
 from vllm import SamplingParams
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers import vocab_parallel_embedding
+from vllm.sampling_params import StructuredOutputsParams
 from vllm_infogain.model_executors import llada
 from vllm_infogain.model_executors.llada_config import LLaDAConfig
 from vllm_infogain.model_executors.mmada_config import MMaDAConfig
 
 from vllm_infogain import InfoGainSampler, ParameterError, engine_defaults, plugin
-from vllm_infogain.images.prompt import text_to_image_prompt
+from vllm_infogain.compat import cached_tokenizer_from_config
+from vllm_infogain.embedded.tokenizer import VOCAB
 from vllm_infogain.request.from_vllm import decoding_params
+from vllm_infogain.request.guidance import with_negative_prompt
 from vllm_infogain.request.image_tokens import ImageTokens
 from vllm_infogain.request.params import parse_params
 from vllm_infogain.serving.admission import check_request
@@ -26,6 +30,7 @@ from vllm_infogain.serving.infilling import with_canvas
 
 TOKENS = ImageTokens(16, 101, 4, bos_token_id=0, eos_token_id=1, soi_token_id=97, eoi_token_id=98, t2i_token_id=99)
 PROMPT = [99, 0, 40, 41, 1, 97]
+SOI = VOCAB["~"]  # of `write_mmada`
 
 
 def parsed(defaults: dict | None = None, **knobs):
@@ -59,10 +64,10 @@ def test_the_requests_own_values_come_before_the_servers_and_those_before_the_pa
 
 @pytest.mark.parametrize("wrapped", [[40, 41], [0, 40, 41], [0, 40, 41, 1]])
 def test_a_prompt_has_its_text_between_bos_and_eos_once(wrapped):
-    assert text_to_image_prompt(wrapped, TOKENS) == PROMPT
-    assert text_to_image_prompt([], TOKENS) == [99, 0, 1, 97]
+    assert TOKENS.prompt(wrapped) == PROMPT
+    assert TOKENS.prompt([]) == [99, 0, 1, 97]
     with pytest.raises(ParameterError, match="prompt='2 tokens': a text for a picture has at most 1"):
-        text_to_image_prompt(wrapped, TOKENS, most=1)
+        TOKENS.prompt(wrapped, most=1)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,11 @@ def served(checkpoint):
     return EngineArgs(model=str(checkpoint[0]), **args).create_engine_config()
 
 
+@pytest.fixture(scope="module")
+def tokenizer(served):
+    return cached_tokenizer_from_config(served.model_config)
+
+
 def asked(image: bool = True, **fields) -> SamplingParams:
     extra = {"image": image, **fields.pop("extra_args", {})}
     return SamplingParams(**{"max_tokens": 16, "temperature": 0, "detokenize": False, **fields}, extra_args=extra)
@@ -89,24 +99,65 @@ def asked(image: bool = True, **fields) -> SamplingParams:
         ({"max_tokens": 15}, "max_tokens=15: a picture of this model has 16 codes"),
         ({"allowed_token_ids": [101, 102]}, "allowed_token_ids="),
         ({"logit_bias": {101: 1.0}}, "logit_bias="),
+        ({"structured_outputs": StructuredOutputsParams(regex="a*")}, "structured_outputs="),
+        ({"structured_outputs": StructuredOutputsParams(choice=["a", "b"])}, "structured_outputs="),
+        ({"structured_outputs": StructuredOutputsParams(json={"type": "string"})}, "structured_outputs="),
+        ({"bad_words": ["ab"]}, "bad_words="),
+        ({"bad_words": ["a"]}, "bad_words="),
+        ({"presence_penalty": 1.0}, "presence_penalty="),
+        ({"repetition_penalty": 1.2}, "repetition_penalty="),
+        ({"prompt_logprobs": 1}, "prompt_logprobs="),
+        ({"max_tokens": 17}, "max_tokens=17: a picture of this model has 16 codes"),
         ({"logprobs": 2, "logprob_token_ids": [101]}, "logprob_token_ids="),
         ({"stop_token_ids": [5, 105]}, r"stop_token_ids=\[105\]"),
         ({"stop": ["a"], "detokenize": True}, "stop="),
         ({"extra_args": {"suffix_token_ids": [5]}}, r"suffix_token_ids=\(5,\)"),
         ({"extra_args": {"eos_last": True}}, "eos_last=True"),
         ({"extra_args": {"eos_penalty": 1.0}}, "eos_penalty="),
+        ({"extra_args": {"diffusion_seed_canvas": [MASK_ID] * 15}}, "max_tokens=16: the canvas has 15"),
+        ({"extra_args": {"steps": 4, "schedule": "fixed"}}, "steps=4"),
         ({"extra_args": {"diffusion_seed_canvas": [*[MASK_ID] * 15, 40]}}, "diffusion_seed_canvas=40: no code"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_only_a_text_can_have_is_refused_by_name(served, fields, name):
+def test_what_only_a_text_can_have_is_refused_by_name(served, tokenizer, fields, name):
+    params = asked(**fields)
+    params.update_from_tokenizer(tokenizer)  # as vLLM does before: words become token ids
     with pytest.raises(ValueError, match=name):
-        check_request(asked(**fields), PROMPT, served)
+        check_request(params, [*PROMPT, SOI], served)
 
 
 def test_what_a_picture_can_have_is_taken(served):
-    check_request(asked(logprobs=2, stop_token_ids=[5], min_tokens=3), PROMPT, served)
-    check_request(asked(extra_args={"diffusion_seed_canvas": [*[MASK_ID] * 15, 105]}), PROMPT, served)
+    check_request(asked(logprobs=2, stop_token_ids=[5], min_tokens=3), [*PROMPT, SOI], served)
+    check_request(asked(extra_args={"diffusion_seed_canvas": [*[MASK_ID] * 15, 105]}), [*PROMPT, SOI], served)
+
+
+def test_a_picture_follows_the_token_that_begins_it_behind_its_prompt_and_behind_its_guides(served, checkpoint):
+    with pytest.raises(ValueError, match=f"prompt='token ids that end in 41': .*<\\|soi\\|>, here token {SOI}"):
+        check_request(asked(), [5, 41], served)
+    guided = {"guidance_scale": 1.0, "guidance_prompt_ids": [5, SOI]}
+    check_request(asked(extra_args=guided), [5, SOI], served)
+    with pytest.raises(ValueError, match="guidance_prompt_ids='token ids that end in 5'"):
+        check_request(asked(extra_args=guided | {"guidance_prompt_ids": [SOI, 5]}), [5, SOI], served)
+    with pytest.raises(ParameterError, match="input_ids='token ids that end in 41'"):
+        InfoGainSampler(checkpoint[1]).sample([[5, SOI], [5, 41]], 16, image=True)
+
+
+def test_a_pictures_negative_prompt_is_held_to_what_a_prompt_may_have_and_not_cut(checkpoint):
+    def ids(length: int, longest: int | None = None) -> int:
+        knobs = {"image": True, "guidance_scale": 1, "negative_prompt": "a" * length}
+        made = with_negative_prompt(knobs, {}, lambda text: [40] * len(text), TOKENS, longest)
+        return len(made["guidance_prompt_ids"])
+
+    assert ids(510) == 514
+    with pytest.raises(ParameterError, match="negative_prompt='511 tokens': a text for a picture has at most 510"):
+        ids(511)
+    assert ids(11, longest=32) == 15, "5 tokens around it, 16 codes"
+    with pytest.raises(ParameterError, match="negative_prompt='12 tokens': a text for a picture has at most 11"):
+        ids(12, longest=32)
+    sampler = InfoGainSampler(checkpoint[1], AutoTokenizer.from_pretrained(checkpoint[0]))
+    with pytest.raises(ParameterError, match=r"negative_prompt='\d+ tokens': a text for a picture has at most 107"):
+        sampler.sample([5, SOI], 16, image=True, guidance_scale=1, negative_prompt="a" * 120)
 
 
 def test_a_text_only_model_is_asked_for_no_picture():

@@ -8,7 +8,6 @@ from transformers import AutoTokenizer
 from vllm_infogain import InfoGainSampler, ParameterError
 from vllm_infogain.images import generate
 from vllm_infogain.images.magvit import pixels
-from vllm_infogain.images.prompt import text_to_image_prompt
 from vllm_infogain.request.seeds import child_seed
 
 KNOBS = {"sampler": "entropy", "steps": 4, "schedule": "linear"}
@@ -31,7 +30,7 @@ def test_pictures_are_those_of_the_samplers_codes_prompt_by_prompt(sampler, toke
     prompts = ["a red circle", "two"]
     pictures = generate(sampler, prompts, n=2, seed=3, tokenizer=tokenizer, **KNOBS)
     tokens = sampler.image_tokens
-    ids = [text_to_image_prompt(sampler.tokenizer.encode(text, add_special_tokens=False), tokens) for text in prompts]
+    ids = [tokens.prompt(sampler.tokenizer.encode(text, add_special_tokens=False)) for text in prompts]
     due = [
         sampler.sample(prompt, tokens.codes, seed=child_seed(3, "sample", index), temperature=0.4, image=True, **KNOBS)[
             0

@@ -4,12 +4,16 @@ import asyncio
 import base64
 import io
 import json
+import os
 import random
 import re
 import shlex
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +34,11 @@ from server import openai_client, serve
 from transformers import AutoTokenizer
 from waiting import PATIENCE, wait_until
 
+from vllm_infogain.embedded.tokenizer import ANSWER, BOS, VOCAB, encode
 from vllm_infogain.engine.pictures import IN_THE_MODEL
 from vllm_infogain.images.canvas import UNKNOWN
-from vllm_infogain.images.magvit import Magvit, pixels
-from vllm_infogain.images.prompt import text_to_image_prompt
+from vllm_infogain.images.magvit import Magvit, from_pixels, pixels
+from vllm_infogain.images.reading import middle_square
 from vllm_infogain.request.image_tokens import ImageTokens
 from vllm_infogain.serving.images import GENERATIONS
 
@@ -118,7 +123,7 @@ def test_a_picture_is_the_decode_of_the_codes_that_the_same_request_for_tokens_g
         json={"model": NAME, "prompt": PROMPT, "add_special_tokens": False},
     ).json()["tokens"]
     raw = text.create(
-        model=NAME, prompt=text_to_image_prompt(words, tokens), max_tokens=CODES, temperature=0.4, seed=3, n=2,
+        model=NAME, prompt=tokens.prompt(words), max_tokens=CODES, temperature=0.4, seed=3, n=2,
         extra_body={"vllm_xargs": knobs | {"image": 1}, "return_token_ids": True},
     ).http_response.json()  # fmt: skip
     assert len(answer.data) == 2
@@ -178,6 +183,51 @@ def test_an_edit_draws_anew_what_the_mask_leaves_open_and_keeps_the_other_codes(
     codes = codes_of(report, [code + tokens.image_token_offset for code in kept])
     assert_shows(answer.data[0].b64_json, [token - tokens.image_token_offset for token in codes], tokenizer)
     assert answer.usage.input_tokens_details.image_tokens == CODES // 2
+
+
+# Chats about a picture.
+
+
+def chat_about(shown: Image.Image, **given: Any) -> dict[str, Any]:
+    url = f"data:image/png;base64,{base64.b64encode(file_of(shown)).decode()}"
+    content = [{"type": "text", "text": "what is it"}, {"type": "image_url", "image_url": {"url": url}}]
+    return {"model": NAME, "messages": [{"role": "user", "content": content}], "max_tokens": 12, **given}
+
+
+@torch.no_grad()
+def test_a_chat_about_a_picture_is_the_text_behind_the_pictures_codes(client, tokenizer, tokens):
+    shown = Image.effect_noise((60, 40), 90).convert("RGB")
+    body = chat_about(shown, temperature=0.7, seed=3, extra_body={"return_token_ids": True})
+    chat = client.chat.completions.with_raw_response.create(**body).http_response.json()
+    square = np.frombuffer(middle_square(shown, SIDE), np.uint8).reshape(1, SIDE, SIDE, 3)
+    codes = tokenizer.encode(from_pixels(torch.from_numpy(square.copy()))).flatten().tolist()
+    text = [VOCAB[BOS], *encode("what is it"), VOCAB[ANSWER]]
+    assert chat["prompt_token_ids"] == tokens.shown(codes) + text
+    assert chat["usage"]["prompt_tokens"] == CODES + 3 + len(text)
+    alone = client.completions.create(
+        model=NAME, prompt=chat["prompt_token_ids"], max_tokens=12, temperature=0.7, seed=3
+    )  # fmt: skip
+    (choice,) = chat["choices"]
+    assert choice["message"]["content"] == alone.choices[0].text
+    assert choice["infogain"]["cumulative_entropy"] == alone.choices[0].infogain["cumulative_entropy"]
+    chunks = list(client.chat.completions.create(**chat_about(shown, temperature=0.7, seed=3, stream=True)))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == alone.choices[0].text
+    words, part = body["messages"][0]["content"]
+    parts = [
+        {"type": "input_text", "text": words["text"]},
+        {"type": "input_image", "image_url": part["image_url"]["url"], "detail": "auto"},
+    ]
+    reply = client.responses.create(model=NAME, max_output_tokens=12, input=[{"role": "user", "content": parts}])
+    assert reply.usage.input_tokens == CODES + 3 + len(text)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_picture_that_cannot_be_read_is_refused_before_a_stream_begins(stream, client):
+    chat = chat_about(Image.new("RGB", (8, 8)), stream=stream)
+    chat["messages"][0]["content"][1]["image_url"]["url"] = "ftp://a/b.png"
+    with pytest.raises(openai.BadRequestError, match="image_url='ftp") as refusal:
+        client.chat.completions.create(**chat)
+    assert refusal.value.param == "image_url"
 
 
 REFUSED = {
@@ -277,14 +327,15 @@ def test_the_pages_examples_of_a_server_run_as_printed(url, capsys):
         shlex.split(command.replace("localhost:8000", url.removeprefix("http://"))), capture_output=True, check=True
     )
     assert [opened(one["b64_json"]).size for one in json.loads(done.stdout)["data"]] == [(SIDE, SIDE)] * 2
-    for example in examples("py")[:2]:
+    for example in examples("py")[:3]:
         exec(example.replace("http://localhost:8000", url), {"SIDE": SIDE})
-    assert capsys.readouterr().out.endswith("codes kept\n")
+    *_, edited, read = capsys.readouterr().out.splitlines()
+    assert (edited.endswith("codes kept"), int(read.split()[0]) > CODES) == (True, True)
 
 
 @pytest.mark.slow
 def test_the_pages_examples_without_a_server_run_as_printed(folder, capsys):
-    offline, library = examples("py")[2:]
+    offline, library = examples("py")[3:]
     exec(offline, {})
     assert capsys.readouterr().out.count("(32, 32)") == 4
     names = {"model": write_mmada(folder, codes_per_side=CODES_PER_SIDE), "FOLDER": folder / IN_THE_MODEL}
@@ -297,61 +348,108 @@ def test_the_pages_examples_without_a_server_run_as_printed(folder, capsys):
 CLIENTS, REQUESTS = 8, 200
 
 
-@pytest.mark.slow
-def test_pictures_and_texts_of_many_clients_are_each_answered_as_if_alone(url):
-    """200 requests, some aborted or left in mid-stream; how long /health takes meanwhile is printed."""
-    rng = random.Random(1)
-    kinds = [
+def kinds_of_requests() -> list[tuple[str, dict[str, Any]]]:
+    shown = Image.new("RGB", (40, 24), "red")
+    drawn = [
         (GENERATIONS, {"prompt": PROMPT, "seed": seed, "vllm_xargs": FEW | {"sampler": sampler}, **more})
         for seed, (sampler, more) in enumerate(
             [("entropy", {}), ("uniform", {"n": 2}), ("confidence", {"stream": True, "partial_images": 2}),
              ("margin", {"guidance_scale": 1}), ("entropy", {"output_format": "webp"})]
         )
     ]  # fmt: skip
-    kinds += [
-        ("/v1/completions", {"model": NAME, "prompt": "multiply 6*7", "max_tokens": 16, "seed": seed})
-        for seed in range(3)
-    ]
+    stepwise = {"vllm_xargs": {"stream_mode": "canvas"}, "stream": True}
+    text = {"model": NAME, "prompt": "multiply 6*7", "max_tokens": 16}
+    texts = [("/v1/completions", text | {"seed": seed} | more) for seed, more in enumerate(({}, {}, stepwise))]
+    chats = [("/v1/chat/completions", chat_about(shown, seed=5, **more)) for more in ({}, stepwise)]
+    return [*drawn, *texts, *chats]
+
+
+def shown_by(body: str) -> list[str]:
+    """The pictures that a response shows, or its text, whole or streamed."""
+    events = [json.loads(line[6:]) for line in body.split("\n") if line.startswith("data: {")] or [json.loads(body)]
+    pictures = [one["b64_json"] for event in events for one in event.get("data", [event]) if "b64_json" in one]
+    choices = [choice for event in events for choice in event.get("choices", ())]
+    said = [choice.get("message") or choice.get("delta") or {"content": choice.get("text")} for choice in choices]
+    return pictures or ["".join(one.get("content") or "" for one in said)]
+
+
+class Heart(threading.Thread):
+    """Asks /health again and again, beside the clients; `slowest` is how long one took, in seconds."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self._url, self._done, self.took = url, threading.Event(), []
+
+    def run(self) -> None:
+        while not self._done.wait(0.02):
+            asked = time.perf_counter()
+            with urllib.request.urlopen(f"{self._url}/health", timeout=PATIENCE) as response:
+                assert response.status == 200
+            self.took.append(time.perf_counter() - asked)
+
+    def stop(self) -> list[float]:
+        self._done.set()
+        self.join()
+        return sorted(self.took)
+
+
+@pytest.mark.slow
+def test_pictures_and_texts_of_many_clients_are_each_answered_as_if_alone(url):
+    """200 requests, a quarter of which are aborted, or left in the midst of their stream. How long /health takes
+    meanwhile is printed."""
+    rng = random.Random(1)
+    kinds = kinds_of_requests()
+    streams = [kind for kind in kinds if kind[1].get("stream")]
+    manners: Counter[str] = Counter()
 
     async def answer(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> list[Any]:
         response = await http.post(path, json=body)
         assert response.status_code == 200, response.text
-        if body.get("stream"):
-            events = [json.loads(line[6:]) for line in response.text.split("\n") if line.startswith("data: ")]
-            return [event["b64_json"] for event in events]
-        parsed = response.json()
-        return [one["b64_json"] for one in parsed["data"]] if "data" in parsed else [parsed["choices"][0]["text"]]
+        return shown_by(response.text)
 
-    async def besiege() -> float:
+    async def abort(http: httpx.AsyncClient, path: str, body: dict[str, Any], after: float) -> None:
+        asking = asyncio.create_task(answer(http, path, body))
+        await asyncio.wait({asking}, timeout=after)
+        asking.cancel()
+
+    async def leave_in_mid_stream(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
+        async with http.stream("POST", path, json=body) as response:
+            assert response.status_code == 200
+            async for line in response.aiter_lines():
+                if line.startswith("data: {"):
+                    return
+
+    async def besiege() -> None:
         async with http_client(url) as http:
             due = [await answer(http, *kind) for kind in kinds]
             jobs = iter([(rng.randrange(len(kinds)), rng.random()) for _ in range(REQUESTS)])
-            served = 0
 
             async def one_client() -> None:
-                nonlocal served
                 for kind, manner in jobs:
-                    if manner < 0.2:
-                        asking = asyncio.create_task(answer(http, *kinds[kind]))
-                        await asyncio.wait({asking}, timeout=manner)
-                        asking.cancel()
-                        continue
-                    assert await answer(http, *kinds[kind]) == due[kind]
-                    served += 1
+                    if manner < 0.12:
+                        await abort(http, *kinds[kind], manner)
+                        manners["aborted"] += 1
+                    elif manner < 0.25:
+                        await leave_in_mid_stream(http, *streams[kind % len(streams)])
+                        manners["left"] += 1
+                    else:
+                        assert await answer(http, *kinds[kind]) == due[kind], kinds[kind]
+                        manners["answered"] += 1
 
-            clients = asyncio.gather(*(one_client() for _ in range(CLIENTS)))
-            slowest = 0.0
-            while not clients.done():
-                asked = time.perf_counter()
-                assert (await http.get("/health")).status_code == 200
-                slowest = max(slowest, time.perf_counter() - asked)
-                await asyncio.sleep(0.02)
-            await clients
-            assert served > REQUESTS // 2
-            return slowest
+            await asyncio.gather(*(one_client() for _ in range(CLIENTS)))
 
-    print(f"the slowest /health took {asyncio.run(besiege()):.3f} s")
+    heart = Heart(url)
+    heart.start()
+    asyncio.run(besiege())
+    took = heart.stop()
     wait_until_idle(url)
+    load = os.getloadavg()[0]
+    print(
+        f"{dict(manners)}; of {len(took)} /health the slowest took {took[-1]:.3f} s, half {took[len(took) // 2]:.3f}; "
+    )
+    print(f"load {load:.1f}")
+    assert manners.total() == REQUESTS
+    assert min(manners[name] for name in ("aborted", "left", "answered")) > REQUESTS // 20
 
 
 def test_pictures_are_exported_in_the_evaluators_layouts_and_none_is_asked_for_twice(url, tmp_path):

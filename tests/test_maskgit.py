@@ -9,7 +9,6 @@ import torch
 from checkpoints import write_mmada
 
 from vllm_infogain import InfoGainSampler
-from vllm_infogain.images.prompt import text_to_image_prompt
 from vllm_infogain.reference.llada import LLaDA
 from vllm_infogain.request.params import DecodingParams
 from vllm_infogain.sampling import make_decoder
@@ -61,7 +60,7 @@ def model(tmp_path_factory) -> LLaDA:
 def test_without_chance_the_codes_are_those_of_the_published_loop(model, steps: int, scale: float):
     sampler = InfoGainSampler(model)
     tokens = sampler.image_tokens
-    prompt, nothing = text_to_image_prompt(TEXT, tokens), text_to_image_prompt([], tokens)
+    prompt, nothing = tokens.prompt(TEXT), tokens.prompt([])
     first, last = tokens.columns
 
     def logits_of(codes: torch.Tensor) -> torch.Tensor:

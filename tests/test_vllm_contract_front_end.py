@@ -18,6 +18,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRespo
 from vllm.entrypoints.openai.completion.protocol import CompletionResponseChoice
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, DetokenizeResponse
+from vllm.multimodal.media import MediaIO
 from vllm.outputs import CompletionOutput
 from vllm.parser.abstract_parser import DelegatingParser
 from vllm.plugins.endpoint_plugins.interface import EndpointPlugin
@@ -46,6 +47,22 @@ def test_a_server_gets_the_routes_of_pictures_while_its_app_is_made():
         assert "raw_request" in inspect.getsource(decorator), "the name of our endpoints' argument"
     assert parameters(compat.with_sse_keep_alive) == ["generator", "interval"]
     assert "is_base_model" in vars(OpenAIServingModels)
+
+
+def test_a_chats_picture_is_fetched_by_vllms_connector_and_encoded_where_the_chat_is_rendered():
+    for engine in (compat.AsyncLLM, compat.LLMEngine):
+        assert parameters(inspect.unwrap(engine.__init__))[1] == "vllm_config", "whose engine it is, is known by it"
+        assert "renderer" in attributes_set_by(engine), "our renderer is told its engine"
+        assert parameters(engine.collective_rpc) == ["self", "method", "timeout", "args", "kwargs"]
+    connector = compat.MEDIA_CONNECTOR_REGISTRY.load("http", allowed_local_media_path="", allowed_media_domains=None)
+    for name in ("load_from_url", "load_from_url_async"):
+        assert parameters(getattr(type(connector), name)) == ["self", "url", "media_io", "fetch_timeout"]
+    assert compat.envs.VLLM_MEDIA_CONNECTOR == "http"
+    assert compat.envs.VLLM_IMAGE_FETCH_TIMEOUT > 0
+    assert issubclass(compat.ImageMediaIO, MediaIO)
+    for name in ("load_base64", "load_file"):
+        assert "self.load_bytes" in calls_in(getattr(compat.ImageMediaIO, name)), "pixels are made of a file there"
+    assert "media_io_kwargs" in field_names(compat.ChatParams)
 
 
 def test_errors_of_pictures_have_the_status_that_they_are_raised_for():

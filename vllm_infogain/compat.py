@@ -3,6 +3,7 @@
 `tests/test_vllm_contract*.py` check each of these seams against the installed vLLM.
 """
 
+from vllm import envs
 from vllm.compilation.breakable_cudagraph import is_breakable_cudagraph_enabled
 from vllm.compilation.cuda_graph import CUDAGraphWrapper
 from vllm.compilation.monitor import set_cudagraph_capturing_enabled
@@ -30,11 +31,12 @@ from vllm.entrypoints.serve.utils.api_utils import (
     with_cancellation,
 )
 from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
-from vllm.exceptions import RetryableRequestError, VLLMNotFoundError, VLLMValidationError
+from vllm.exceptions import RetryableRequestError, VLLMError, VLLMNotFoundError, VLLMValidationError
 from vllm.forward_context import BatchDescriptor, set_forward_context
 from vllm.logger import init_logger
 from vllm.model_executor.model_loader import get_model_loader
 from vllm.model_executor.model_loader.reload.inplace import reload_weights
+from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, ImageMediaIO
 from vllm.platforms import current_platform
 from vllm.renderers import ChatParams, TokenizeParams
 from vllm.renderers.hf import HfRenderer
@@ -55,6 +57,7 @@ from vllm.v1.cudagraph_dispatcher import CudagraphDispatcher
 from vllm.v1.engine import EngineCoreEventType, EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.input_processor import InputProcessor
+from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.engine.output_processor import RequestState
 from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
@@ -78,6 +81,7 @@ from vllm.v1.worker.gpu.attn_utils import (
 from vllm.v1.worker.workspace import lock_workspace
 
 __all__ = [
+    "MEDIA_CONNECTOR_REGISTRY",
     "PAD_SLOT_ID",
     "RENDERER_REGISTRY",
     "SAMPLING_EPS",
@@ -100,9 +104,11 @@ __all__ = [
     "EngineCoreOutputs",
     "FinishReason",
     "HfRenderer",
+    "ImageMediaIO",
     "InputProcessor",
     "KVCacheConfig",
     "KVCacheSpec",
+    "LLMEngine",
     "LogprobsLists",
     "ModelRunnerOutput",
     "NewRequestData",
@@ -131,6 +137,7 @@ __all__ = [
     "StructuredOutputOptions",
     "TokenizeParams",
     "TokenizerRegistry",
+    "VLLMError",
     "VLLMNotFoundError",
     "VLLMValidationError",
     "VllmConfig",
@@ -142,6 +149,7 @@ __all__ = [
     "cdiv",
     "create_error_response",
     "current_platform",
+    "envs",
     "freeze_gc_for_cudagraph_capture",
     "get_kv_cache_spec",
     "get_model_loader",

@@ -153,7 +153,8 @@ class InfoGainSampler:
             ParameterError (a ValueError): naming the parameter, its value and the remedy.
         """
         if self.tokenizer is not None:
-            knobs = with_negative_prompt(knobs, {}, self.tokenizer.encode, self.image_tokens) or knobs
+            longest = self.longest and self.longest[1]
+            knobs = with_negative_prompt(knobs, {}, self.tokenizer.encode, self.image_tokens, longest) or knobs
         params = parse_params(
             {"return_trajectory": True, **without_none(knobs)},
             defaults={},
@@ -167,13 +168,16 @@ class InfoGainSampler:
             absolute_blocks=absolute_blocks,
             image_tokens=self.image_tokens,
         )
-        check_picture(params, self.image_tokens, self.mask_id, canvas=max_new_tokens)
         if params.cache != "none":
             raise ParameterError("cache", params.cache, "only the engine keeps keys and values; leave it out")
         check_infill(params, (), self.mask_id, self.vocabulary)
         check_guide(params, 0, self.vocabulary)
         background = None if log_frequencies is None else torch.as_tensor(log_frequencies).cpu().numpy()
         prompts = self._prompts(input_ids)
+        for prompt in prompts:
+            check_picture(
+                params, self.image_tokens, self.mask_id, canvas=max_new_tokens, prompt=prompt, prompt_name="input_ids"
+            )
         self._check_lengths(prompts, params)
         decoders = [make_decoder(prompt, params, self.mask_id, background) for prompt in prompts]
         tokens: list[list[int]] = [[] for _ in decoders]

@@ -52,13 +52,14 @@ HONOURED = {
         "seed max_logprobs stream_interval renderer_num_workers tokens_only structured_outputs_config reasoning_parser "
         "reasoning_parser_plugin additional_config disable_log_stats aggregate_engine_logging enable_log_requests "
         "logging_config log_level log_config_file show_hidden_metrics_for_version otlp_traces_endpoint "
-        "kv_cache_metrics kv_cache_metrics_sample custom_histogram_buckets enable_logging_iteration_details"
+        "kv_cache_metrics kv_cache_metrics_sample custom_histogram_buckets enable_logging_iteration_details "
+        "allowed_local_media_path allowed_media_domains"
     ),
 }
 # About things that none of our models has, or that are refused as a whole. vLLM ignores them for such models, too.
 NEUTRAL = {
     "images, sound and video": _names(
-        "allowed_local_media_path allowed_media_domains language_model_only limit_mm_per_prompt enable_mm_embeds "
+        "language_model_only limit_mm_per_prompt enable_mm_embeds "
         "interleave_mm_strings media_io_kwargs mm_processor_kwargs mm_processor_cache_gb mm_processor_cache_type "
         "mm_hasher_algorithm mm_shm_cache_max_object_size_mb mm_encoder_only mm_encoder_tp_mode "
         "mm_encoder_attn_backend mm_encoder_attn_dtype mm_encoder_fp8_scale_path mm_encoder_fp8_scale_save_path "

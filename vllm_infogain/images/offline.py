@@ -1,14 +1,15 @@
 """Pictures without a server: of a `vllm.LLM`, or of the library's sampler."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 
+from vllm_infogain.images.answers import answer_of
 from vllm_infogain.images.canvas import TEMPERATURE
-from vllm_infogain.images.magvit import Magvit, pixels
-from vllm_infogain.images.prompt import text_to_image_prompt
+from vllm_infogain.images.magvit import Magvit, from_pixels, pixels
+from vllm_infogain.images.reading import middle_square
 from vllm_infogain.request.fields import LARGEST_INTEGER, ParameterError, integer, without_none
 from vllm_infogain.request.image_tokens import ImageTokens
 from vllm_infogain.request.seeds import child_seed
@@ -53,12 +54,12 @@ def generate(
         raise ParameterError("llm", type(llm).__name__, "its model writes text only; give one that writes pictures")
     text_tokenizer = llm.tokenizer if is_library else llm.get_tokenizer()
 
-    def token_ids(text: str) -> list[int]:
-        return text_to_image_prompt(text_tokenizer.encode(text, add_special_tokens=False), tokens)
+    def token_ids(text: str, name: str = "prompt") -> list[int]:
+        return tokens.prompt(text_tokenizer.encode(text, add_special_tokens=False), name=name)
 
     knobs = without_none(knobs) | {"image": True}
     if negative_prompt is not None:
-        knobs["guidance_prompt_ids"] = token_ids(negative_prompt)
+        knobs["guidance_prompt_ids"] = token_ids(negative_prompt, "negative_prompt")
     drawing = {"temperature": temperature, "seed": seed}
     ids = [token_ids(text) for text in texts]
     count = integer(1)("n", n)
@@ -68,6 +69,34 @@ def generate(
         drawn = _of_library(llm, ids, tokens, count, knobs, drawing)
         return [_library_picture(one, tokens, tokenizer) for one in drawn]
     return [_engine_picture(one, tokens, llm) for one in _of_engine(llm, ids, tokens, count, knobs, drawing)]
+
+
+@torch.inference_mode()
+def reading_prompt(
+    sampler: Any, picture: Image.Image, chat: str | Sequence[Mapping[str, Any]], *, tokenizer: Magvit
+) -> list[int]:
+    """The prompt of a chat about a picture, for `sampler.sample`. An engine's is made by `LLM.chat` and by a server.
+
+    Args:
+        sampler: a `vllm_infogain.InfoGainSampler` of a model that reads pictures, with a text tokenizer.
+        picture: of any size.
+        chat: a question, or a chat's messages, whose content is text.
+        tokenizer: of pictures.
+
+    Raises:
+        ParameterError (a ValueError): the model reads no pictures.
+    """
+    tokens = sampler.image_tokens
+    if tokens is None or not tokens.are_read:
+        raise ParameterError(
+            "sampler", type(sampler).__name__, "its model reads text only; give one that reads pictures"
+        )
+    messages = [{"role": "user", "content": chat}] if isinstance(chat, str) else list(chat)
+    text = sampler.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    side = tokens.image_codes_per_side * tokenizer.config.pixels_per_code
+    raw = torch.frombuffer(bytearray(middle_square(picture, side)), dtype=torch.uint8).view(1, side, side, 3)
+    codes = tokenizer.encode(from_pixels(raw.to(next(tokenizer.parameters()).device))).flatten().tolist()
+    return [*tokens.shown(codes), *sampler.tokenizer.encode(text, add_special_tokens=False)]
 
 
 def _of_engine(
@@ -96,7 +125,7 @@ def _of_library(
 
 def _engine_picture(drawn: Drawn, tokens: ImageTokens, llm: Any) -> Image.Image:
     codes = [token - tokens.image_token_offset for token in drawn[0]]
-    rgb = next((answer for answer in llm.collective_rpc("decode_images", args=([codes],)) if answer is not None), None)
+    rgb = answer_of(llm.collective_rpc("decode_images", args=([codes],)))
     if rgb is None:
         raise ParameterError(
             "image_tokenizer", None,

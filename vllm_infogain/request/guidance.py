@@ -25,6 +25,7 @@ def with_negative_prompt(
     defaults: Mapping[str, Any],
     token_ids: Callable[[str], Sequence[int]],
     image_tokens: ImageTokens | None = None,
+    longest: int | None = None,
 ) -> dict[str, Any] | None:
     """A request's knobs with token ids in place of its negative prompt; None if it has none.
 
@@ -33,9 +34,10 @@ def with_negative_prompt(
         defaults: the server's.
         token_ids: of a text.
         image_tokens: of a model that writes pictures; one's negative prompt is made as its prompt is.
+        longest: positions that a sequence may have; None: any number.
 
     Raises:
-        ParameterError: the text is none, is given beside token ids, or nothing is guided.
+        ParameterError: the text is none, is too long for a picture, is given beside token ids, or nothing is guided.
     """
     given = without_none(knobs)
     if NEGATIVE not in given:
@@ -46,7 +48,7 @@ def with_negative_prompt(
     check_is_guided(negative, given, defaults)
     ids = [*token_ids(negative)]
     if given.get("image") and image_tokens is not None:
-        ids = image_tokens.prompt(ids)
+        ids = image_tokens.prompt(ids, image_tokens.most_text(longest), NEGATIVE)
     if not ids:
         raise ParameterError(NEGATIVE, negative, "its text has no tokens; give some text, or leave it out")
     return given | {PROMPT: ids}

@@ -10,6 +10,8 @@ from vllm_infogain.request.fields import ParameterError
 
 # The paper's for pictures; `tau_position` has another of them.
 PICTURE_DEFAULTS = {"schedule": "maskgit", "steps": 50, "bypass_threshold": 1.0}
+TEXT_ONLY = "belongs to text, and a picture is asked for; leave it out"
+MOST_TEXT = 510  # tokens; with <|t2i|>, bos and eos as many as MMaDA was trained on
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class ImageTokens:
     soi_token_id: int = 126084  # before a picture's codes
     eoi_token_id: int = 126085  # behind them
     t2i_token_id: int = 126088  # begins a prompt that asks for a picture
+    mmu_token_id: int = 126089  # begins a prompt that shows one
 
     @classmethod
     def of(cls, config: Any) -> ImageTokens | None:
@@ -43,10 +46,29 @@ class ImageTokens:
         """Of one picture."""
         return self.image_codes_per_side**2
 
-    def prompt(self, text: Sequence[int]) -> list[int]:
-        """`<|t2i|> bos text eos <|soi|>`, with or without the tokenizer's own bos and eos; the codes follow.
+    @property
+    def are_read(self) -> bool:
+        """Whether the model was trained to read pictures. Where it was not, no token of its text says so."""
+        return self.mmu_token_id < self.image_token_offset
 
-        Of no text it is the prompt of guidance, which asks for nothing.
+    def most_text(self, longest: int | None = None) -> int:
+        """Tokens that a text for a picture may have where a sequence has at most `longest` (None: any number)."""
+        around = len(self.prompt([])) + 1  # <|eoi|>
+        return MOST_TEXT if longest is None else min(MOST_TEXT, longest - self.codes - around)
+
+    def prompt(self, text: Sequence[int], most: int = MOST_TEXT, name: str = "prompt") -> list[int]:
+        """`<|t2i|> bos text eos <|soi|>`; the picture's codes follow, then `<|eoi|>`, which is the request's suffix.
+
+        Released code pads it on the left and masks the padding, which is the same: positions are relative. Of no text
+        it is the prompt of guidance, which asks for nothing.
+
+        Args:
+            text: token ids of the plain text, in no chat template; with or without the tokenizer's own bos and eos.
+            most: tokens that the text may have.
+            name: of the parameter that the text is.
+
+        Raises:
+            ParameterError: the text is too long. It is not cut.
         """
         bos, eos = self.bos_token_id, self.eos_token_id
         inner = list(text)
@@ -54,7 +76,14 @@ class ImageTokens:
             inner = inner[1:]
         if inner[-1:] == [eos]:
             inner = inner[:-1]
+        if len(inner) > most:
+            raise ParameterError(name, f"{len(inner)} tokens", f"a text for a picture has at most {most}; shorten it")
         return [self.t2i_token_id, bos, *inner, eos, self.soi_token_id]
+
+    def shown(self, codes: Sequence[int]) -> list[int]:
+        """`<|mmu|> <|soi|> codes <|eoi|>`: a picture to be read; a chat about it follows."""
+        inner = [self.image_token_offset + code for code in codes]
+        return [self.mmu_token_id, self.soi_token_id, *inner, self.eoi_token_id]
 
 
 def picture_knobs(given: Mapping[str, Any], defaults: Mapping[str, Any], tokens: ImageTokens | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from vllm_infogain.request.fields import (
     whole_numbers,
     without_none,
 )
-from vllm_infogain.request.image_tokens import ImageTokens, picture_knobs
+from vllm_infogain.request.image_tokens import TEXT_ONLY, ImageTokens, picture_knobs
 from vllm_infogain.request.presets import PRESETS, of_preset
 
 LOOKAHEAD_SAMPLERS = ("info_gain", "lookum", "adaptive", "beam")
@@ -254,6 +254,9 @@ def parse_params(
     if knobs.get("image"):
         knobs = picture_knobs(preset | asked, below, image_tokens)
         assert image_tokens is not None, "else it is refused"
+        if writes_one:  # said by its name, before its steps are
+            name = "structured_outputs" if own.get("is_structured") else "bad_words"
+            raise ParameterError(name, "asked for", TEXT_ONLY)
         # Nothing but codes is ever written: no token of them ends anything.
         own |= {"columns": image_tokens.columns, "stop_ids": (), "eos_ids": ()}
     if block_causal_size:

@@ -1,13 +1,11 @@
 """Whether a picture can be made as asked. Imports neither torch nor vLLM."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from vllm_infogain.request.canvas import SEED
 from vllm_infogain.request.fields import ParameterError
-from vllm_infogain.request.image_tokens import ImageTokens
+from vllm_infogain.request.image_tokens import TEXT_ONLY, ImageTokens
 from vllm_infogain.request.params import DecodingParams
-
-TEXT_ONLY = "belongs to text, and a picture is asked for; leave it out"
 
 
 def check_picture(
@@ -16,6 +14,8 @@ def check_picture(
     mask_id: int,
     *,
     canvas: int,
+    prompt: Sequence[int],
+    prompt_name: str = "prompt",
     stop_strings: Collection[str] = (),
     stop_ids: Collection[int] = (),
 ) -> None:
@@ -25,6 +25,8 @@ def check_picture(
         params: of the request.
         tokens, mask_id: the model's.
         canvas: `max_tokens` as the client gave it.
+        prompt: token ids.
+        prompt_name: of the parameter that it is.
         stop_strings, stop_ids: `stop` and `stop_token_ids`.
 
     Raises:
@@ -35,9 +37,16 @@ def check_picture(
     assert tokens is not None, "else the request is refused"
     if canvas != tokens.codes:
         raise ParameterError("max_tokens", canvas, f"a picture of this model has {tokens.codes} codes; give as many")
+    # The codes follow where the model was trained to have them follow; a guide is another prompt before the same codes.
+    for name, ids in ((prompt_name, prompt), ("guidance_prompt_ids", params.guidance_prompt_ids)):
+        if ids is not None and ids[-1] != tokens.soi_token_id:
+            raise ParameterError(
+                name, f"token ids that end in {ids[-1]}",
+                f"a prompt for a picture ends in <|soi|>, here token {tokens.soi_token_id}: give token ids as "
+                "ImageTokens.prompt makes them, or ask /v1/images/generations",
+            )  # fmt: skip
     constraints, codes = params.constraints, range(*tokens.columns)
     texts = {
-        "structured_outputs": params.is_structured,
         "allowed_token_ids": list(constraints.allowed_ids),
         "logit_bias": dict(constraints.logit_bias),
         "bad_words": [list(word) for word in constraints.banned],

@@ -117,8 +117,8 @@ def check_request(
         config = vllm_config.model_config
         vocabulary, mask_id = config.get_vocab_size(), config.hf_config.mask_token_id
         check_picture(
-            decoding, image_tokens(vllm_config), mask_id, canvas=canvas, stop_strings=params.stop or (),
-            stop_ids=params.stop_token_ids or (),
+            decoding, image_tokens(vllm_config), mask_id, canvas=canvas, prompt=prompt or (),
+            stop_strings=params.stop or (), stop_ids=params.stop_token_ids or (),
         )  # fmt: skip
         check_guide(decoding, len(prompt or ()), vocabulary)
         _check_guide_fits(decoding, len(prompt or ()), vllm_config)

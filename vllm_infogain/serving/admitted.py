@@ -118,7 +118,13 @@ def _with_negative_prompt(processor: InputProcessor, params: Any) -> Any:
 
     config = processor.vllm_config
     with refusing():
-        knobs = with_negative_prompt(params.extra_args, settings_of(config)[1], token_ids, image_tokens(config))
+        knobs = with_negative_prompt(
+            params.extra_args,
+            settings_of(config)[1],
+            token_ids,
+            image_tokens(config),
+            config.model_config.max_model_len,
+        )
     if knobs is None:
         return params
     params = params.clone()

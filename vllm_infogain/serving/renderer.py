@@ -1,5 +1,5 @@
 """The renderer of our engines: vLLM's, and masks in text, in a chat's last message and before a `suffix` become mask
-tokens of the prompt. No special token comes twice.
+tokens of the prompt. No special token comes twice. A chat's picture becomes tokens in front of its text.
 
 vLLM makes it for `tokenizer_mode="infogain"`, which engines of our models get. Only who renders a text knows how a mask
 is written, and that nothing may be appended to a text whose end is the canvas's. Everything from a prompt's first mask
@@ -8,17 +8,24 @@ on becomes the canvas later, at admission.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from vllm_infogain.compat import ChatParams, HfRenderer, TokenizeParams, init_logger
 from vllm_infogain.request.fields import ParameterError
+from vllm_infogain.request.image_tokens import ImageTokens
 from vllm_infogain.serving import mask_syntax
 from vllm_infogain.serving.admission import refusing
+from vllm_infogain.serving.chat_pictures import URL, PictureReader, without_picture
 
 logger = init_logger("vllm.infogain")
 
+PICTURE = "infogain_picture"  # key of a rendered chat that holds the token ids of its picture
+
 
 class InfoGainRenderer(HfRenderer):
+    engine: Any = None  # vLLM's, whose workers encode pictures; set by patches/renderer_engine.py
+
     @property
     def mask_id(self) -> int:
         return self.model_config.hf_config.mask_token_id
@@ -41,6 +48,13 @@ class InfoGainRenderer(HfRenderer):
         return await super()._tokenize_singleton_prompt_async(prompt, params)
 
     def _tokenize_prompt(self, prompt: Any, params: TokenizeParams) -> Any:
+        """A text's tokens, behind those of its picture."""
+        tokens = self._tokenize_text(prompt, params)
+        if PICTURE in prompt:
+            tokens["prompt_token_ids"] = [*prompt[PICTURE], *tokens["prompt_token_ids"]]
+        return tokens
+
+    def _tokenize_text(self, prompt: Any, params: TokenizeParams) -> Any:
         """Masks become mask tokens, and nothing is appended behind them. A text that begins as the tokenizer would
         begin it is taken as it is; to one that holds what it would append, that is not appended."""
         text, mask_text = prompt["prompt"], self.mask_text
@@ -79,24 +93,51 @@ class InfoGainRenderer(HfRenderer):
     # Chats: a last message of the assistant with masks is continued, as by `continue_final_message`.
 
     def render_messages(self, messages: list, params: ChatParams) -> tuple[list, Any]:
+        messages, source = self._without_picture(messages)
+        picture = None
+        if source is not None:
+            with refusing():
+                picture = self._picture_reader.read(source, _loading(params))
         messages, params = self._with_masks(messages, params)
         conversation, prompt = super().render_messages(messages, params)
         self._check_chat(messages, prompt)
-        return conversation, prompt
+        return conversation, _with_picture(prompt, picture)
 
     async def render_messages_async(self, messages: list, params: ChatParams) -> tuple[list, Any]:
+        messages, source = self._without_picture(messages)
+        picture = None
+        if source is not None:
+            with refusing():
+                picture = await self._picture_reader.read_async(source, _loading(params))
         messages, params = self._with_masks(messages, params)
         conversation, prompt = await super().render_messages_async(messages, params)
         self._check_chat(messages, prompt)
-        return conversation, prompt
+        return conversation, _with_picture(prompt, picture)
 
     # What they share.
 
+    def _without_picture(self, messages: list) -> tuple[list, Any]:
+        """Messages of text, and where the chat's picture is; None if it has none."""
+        with refusing():
+            return without_picture(messages)
+
+    @cached_property
+    def _picture_reader(self) -> PictureReader:
+        tokens = ImageTokens.of(self.model_config.hf_config)
+        if tokens is None or not tokens.are_read:
+            raise ParameterError(URL, "a picture", "this model reads text only; leave it out")
+        if self.engine is None:
+            raise ParameterError(URL, "a picture", "here is no engine to encode it; send it to a server that has one")
+        return PictureReader(self.engine, self.model_config, tokens)
+
     def _check_whole(self, prompt: Mapping[str, Any], params: TokenizeParams) -> None:
-        """Refuse to truncate token ids with masks."""
-        if self.mask_id in (prompt.get("prompt_token_ids") or ()):
-            with refusing():
+        """Refuse to truncate token ids with masks, and whatever follows a picture."""
+        with refusing():
+            if self.mask_id in (prompt.get("prompt_token_ids") or ()):
                 mask_syntax.check_whole(params.truncate_prompt_tokens)
+            if PICTURE in prompt and params.truncate_prompt_tokens is not None:
+                remedy = "would cut the picture of a chat; leave it out"
+                raise ParameterError("truncate_prompt_tokens", params.truncate_prompt_tokens, remedy)
 
     def _added_tokens(self, params: TokenizeParams) -> tuple[list[int], list[int]]:
         """What the tokenizer puts before and behind a text."""
@@ -155,6 +196,20 @@ class InfoGainRenderer(HfRenderer):
             own = mask_syntax.message_text(last).count(mask_text) if last else 0
             with refusing():
                 mask_syntax.check_chat(prompt["prompt"], own, mask_text)
+
+
+def _loading(params: ChatParams) -> Mapping[str, Any]:
+    """Arguments of vLLM's loader of pictures that a request gives."""
+    return (params.media_io_kwargs or {}).get("image") or {}
+
+
+def _with_picture(prompt: Any, picture: list[int] | None) -> Any:
+    """A rendered chat, whose tokens follow its picture's."""
+    if picture is None:
+        return prompt
+    if "prompt_token_ids" in prompt:  # made by the template
+        prompt = prompt | {"prompt_token_ids": [*picture, *prompt["prompt_token_ids"]]}
+    return prompt | {PICTURE: picture}
 
 
 def _last_of_assistant(messages: list) -> dict[str, Any] | None:

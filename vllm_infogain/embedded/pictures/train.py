@@ -26,7 +26,6 @@ from vllm_infogain.embedded.pictures.words import (
     FIRST_CODE,
     MASK,
     MAX_LENGTH,
-    MMU,
     TOKENS,
     encode,
     save_words,
@@ -133,8 +132,8 @@ def save(model: LLaDA, out: Path) -> None:
         "architectures": ["MMadaModelLM"],
         "model_type": "mmada",
         "torch_dtype": "float16",
-        "mmu_token_id": MMU,
         **asdict(TOKENS),
+        "mmu_token_id": None,  # it was trained to write pictures, not to read them
     }
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     weights = load_file(out / "model.safetensors")

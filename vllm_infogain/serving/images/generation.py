@@ -16,17 +16,16 @@ from vllm_infogain.compat import (
     VLLMNotFoundError,
     create_error_response,
 )
+from vllm_infogain.images.answers import answer_of
 from vllm_infogain.images.canvas import TEMPERATURE, UNKNOWN, PartialPicture
-from vllm_infogain.images.prompt import MOST_TEXT, text_to_image_prompt
 from vllm_infogain.request.fields import ParameterError
 from vllm_infogain.request.from_vllm import settings_of
 from vllm_infogain.request.guidance import check_is_guided
 from vllm_infogain.request.image_tokens import ImageTokens
 from vllm_infogain.serving.admission import refusing
+from vllm_infogain.serving.chat_pictures import NO_TOKENIZER
 from vllm_infogain.serving.images.encoding import codes_to_redraw, encoded, pixels_of
 from vllm_infogain.serving.images.fields import PictureRequest, check_size
-
-AROUND_TEXT = 5  # tokens of a sequence that are neither text nor codes: <|t2i|>, bos, eos, <|soi|>, <|eoi|>
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,9 @@ async def picture_server(state: Any) -> "PictureServer":
         tokens = ImageTokens.of(engine.vllm_config.model_config.hf_config)
         if tokens is None:
             raise NotImplementedError("this server's model writes text only: it has no codes of pictures")
-        side = _first(await engine.collective_rpc("picture_side"))
+        side = answer_of(await engine.collective_rpc("picture_side"))
         if side is None:
-            raise NotImplementedError(
-                "this server has no tokenizer of pictures; start it with "
-                '--additional-config \'{"infogain": {"image_tokenizer": FOLDER}}\''
-            )
+            raise NotImplementedError(NO_TOKENIZER)
         found = state.infogain_pictures = PictureServer(engine, state.openai_serving_models, tokens, side)
     return found
 
@@ -75,7 +71,7 @@ class PictureServer:
         self.engine, self.models, self.tokens, self.side = engine, models, tokens, side
         config = engine.vllm_config.model_config
         self.mask_id: int = config.hf_config.mask_token_id
-        self.most_text = min(MOST_TEXT, config.max_model_len - tokens.codes - AROUND_TEXT)
+        self.most_text = tokens.most_text(config.max_model_len)
 
     async def asked(self, request: PictureRequest, image: bytes | None = None, mask: bytes | None = None) -> Asked:
         """What to ask the engine for.
@@ -185,13 +181,13 @@ class PictureServer:
             ids = rendered["prompt_token_ids"]
         if self.mask_id in ids:
             raise ParameterError(name, text, "holds the mask token; a picture is filled in by /v1/images/edits")
-        return text_to_image_prompt(ids, self.tokens, self.most_text, name)
+        return self.tokens.prompt(ids, self.most_text, name)
 
     async def _codes_to_keep(self, image: bytes, mask: bytes | None) -> list[int]:
         pixels = await asyncio.to_thread(pixels_of, "image", image, self.side)
         marked = ("image", image) if mask is None else ("mask", mask)
         redrawn = await asyncio.to_thread(codes_to_redraw, *marked, self.side, self.tokens.image_codes_per_side)
-        codes = _first(await self.engine.collective_rpc("encode_images", args=(pixels,)))
+        codes = answer_of(await self.engine.collective_rpc("encode_images", args=(pixels,)))
         return [UNKNOWN if is_redrawn else code for code, is_redrawn in zip(codes, redrawn, strict=True)]
 
     def _codes(self, output: Any) -> list[int]:
@@ -205,13 +201,8 @@ class PictureServer:
         return [token - self.tokens.image_token_offset for token in output.token_ids]
 
     async def _file(self, codes: list[int], output_format: str) -> str:
-        rgb = _first(await self.engine.collective_rpc("decode_images", args=([codes],)))
+        rgb = answer_of(await self.engine.collective_rpc("decode_images", args=([codes],)))
         return await asyncio.to_thread(encoded, rgb, self.side, output_format)
-
-
-def _first(answers: list[Any]) -> Any:
-    """Of all workers the one that answers; None if none does."""
-    return next((answer for answer in answers if answer is not None), None)
 
 
 def _event(kind: str, fields: dict[str, Any]) -> str:
