@@ -59,7 +59,7 @@ def _bars(one: Any, results: Results, value: Any, factor: float) -> None:
         )  # fmt: skip
     one.set_xticks([x + 0.4 - width / 2 for x in range(len(names))], names, rotation=30, ha="right")
     if any(counts):
-        one.legend(loc="lower right")
+        one.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(counts), frameon=False)
 
 
 def wins_by_temperature(experiment: Experiment, results: Results, path: Path) -> None:
@@ -71,7 +71,8 @@ def wins_by_temperature(experiment: Experiment, results: Results, path: Path) ->
             for place, name in enumerate(results.settings):
                 which = {"setting": name, "tokens_per_step": count}
                 found = [(t, compared_rows(results, temperature=t, **which)) for t in results.temperatures]
-                rates = [(t + 0.02 * place, rate(rows)) for t, rows in found if t is not None and rows]
+                shift = 0.03 * (place - len(results.settings) / 2)  # so that intervals stand beside each other
+                rates = [(t + shift, rate(rows)) for t, rows in found if t is not None and rows]
                 if rates:
                     errors = [100 * (each.high - each.low) / 2 for _, each in rates]
                     one.errorbar(
@@ -80,8 +81,10 @@ def wins_by_temperature(experiment: Experiment, results: Results, path: Path) ->
             one.axhline(50, color="grey", linewidth=0.8)
             one.set_title(f"K={count}")
             one.set_xlabel("temperature of tokens")
+            one.set_xticks([t for t in results.temperatures if t is not None])
+            one.set_ylim(0, 100)
         plots[0].set_ylabel(f"{experiment.compares} preferred, %")
-        plots[0].legend(loc="lower left", fontsize=7)
+        plots[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
 def growth(experiment: Experiment, results: Results, path: Path) -> None:
