@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import checkout  # noqa: F401
 import pytest
 from readme import ROOT, commands_of
 from waiting import PATIENCE
 
 import vllm_infogain
+from benchmarks.paper.__main__ import main as paper
+from benchmarks.paper.files import read_lines
 from vllm_infogain.embedded import SERVED_NAME, model_path
 from vllm_infogain.engine_defaults import model_args
 
@@ -85,3 +88,15 @@ def test_vllms_own_serving_benchmark_has_no_failed_request_as_the_readme_says(ur
     assert figures["Successful requests"] == "32"
     assert figures["Failed requests"] == "0"
     assert figures["Total generated tokens"] == str(32 * 16)
+
+
+def test_the_papers_table_against_a_server_has_the_rows_of_the_library(url: str, tmp_path):
+    common = "table2 --limit 1 --runs 1 --tasks tiny-multiplication --samplers Entropy Info-Gain --quiet --no-figure"
+    for options in (["--url", url], ["--library"]):
+        assert paper([*common.split(), "--out", str(tmp_path), *options]) == 0
+    texts = [
+        {path.name: [row["text"] for row in read_lines(path)[1:]] for path in folder}
+        for folder in (tmp_path.glob(f"server/{SERVED_NAME}/*.jsonl"), tmp_path.glob(f"{SERVED_NAME}-*/*.jsonl"))
+    ]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 4
