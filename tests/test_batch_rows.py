@@ -65,6 +65,10 @@ def test_what_is_asked_for_makes_parameters_of_vllm():
         ({"prompt": ""}, "prompt='': give a text, not empty"),
         ({"prompt_token_ids": [1, "2"]}, "prompt_token_ids=.*give a list of token ids"),
         ({"messages": ["hello"]}, "messages=.*give a list of messages"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages=.*image_url.*chats are of text",
+        ),
     ],
 )
 def test_a_row_that_is_no_request_is_refused_by_column(row, said):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from vllm_infogain.images.canvas import UNKNOWN, PartialPicture
 from vllm_infogain.request.fields import ParameterError
-from vllm_infogain.serving.images.encoding import FORMATS, codes_to_redraw, encoded, pixels_of
+from vllm_infogain.serving.images.encoding import FORMATS, codes_to_redraw, encoded, json_with_file, pixels_of
 from vllm_infogain.serving.images.fields import (
     FIELDS,
     NOT_IN_XARGS,
@@ -146,6 +147,12 @@ def test_a_pictures_file_holds_its_pixels(rgb):
         if output_format != "jpeg":
             assert picture.convert("RGB").tobytes() == rgb
             assert pixels_of("image", file, SIDE) == rgb
+
+
+def test_a_file_stands_in_json_as_an_encoder_would_write_it():
+    fields = {"type": "a", "n": None, "infogain": {"text": 'ä\n"}'}}
+    assert json.loads(json_with_file(fields, b"aGk+/w==")) == {**fields, "b64_json": "aGk+/w=="}
+    assert json_with_file({}, b"aGk=") == b'{"b64_json":"aGk="}'
 
 
 def file_of(picture: Image.Image, file_format: str = "png") -> bytes:

@@ -94,6 +94,9 @@ def _prompt(given: Mapping[str, Any]) -> Any:
     if not fits or not value:
         kind = {"prompt": "a text", "prompt_token_ids": "a list of token ids"}.get(name, "a list of messages")
         raise ParameterError(name, value, f"give {kind}, not empty")
+    for message in value if name == "messages" else ():
+        if not isinstance(content := message.get("content") or "", str):  # a template would write down the list
+            raise ParameterError(name, content, "a batch's chats are of text: give every content as one text")
     return [without_none(message) for message in value] if name == "messages" else value
 
 

@@ -10,7 +10,7 @@ from argparse import Namespace
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from vllm_infogain.compat import load_aware_call, validate_json_request, with_cancellation, with_sse_keep_alive
 from vllm_infogain.request.fields import ParameterError
@@ -92,7 +92,7 @@ async def edits(given: Annotated[Any, Depends(form)], raw_request: Request) -> R
 async def _respond(server: PictureServer, request: PictureRequest, asked: Asked, raw_request: Request) -> Response:
     outputs = server.outputs(asked, raw_request.headers.get("X-Request-Id"))  # refuses what cannot be served
     if not request.stream:
-        return JSONResponse(await server.answer(request, asked, outputs))
+        return Response(await server.answer(request, asked, outputs), media_type="application/json")
     interval = float(getattr(raw_request.app.state.args, "sse_keep_alive_interval", 0))
     lines = with_sse_keep_alive(server.events(request, asked, outputs), interval)
     return StreamingResponse(lines, media_type="text/event-stream")

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ FORMATS = ("png", "jpeg", "webp")
 OPTIONS: dict[str, dict[str, Any]] = {"png": {}, "jpeg": {"quality": 95}, "webp": {"lossless": True}}
 
 
-def encoded(rgb: bytes, side: int, output_format: str) -> str:
+def encoded(rgb: bytes, side: int, output_format: str) -> bytes:
     """The file of a square picture, as base64.
 
     Args:
@@ -23,7 +25,13 @@ def encoded(rgb: bytes, side: int, output_format: str) -> str:
     """
     file = io.BytesIO()
     Image.frombytes("RGB", (side, side), rgb).save(file, output_format, **OPTIONS[output_format])
-    return base64.b64encode(file.getvalue()).decode()
+    return base64.b64encode(file.getvalue())
+
+
+def json_with_file(fields: Mapping[str, Any], b64_json: bytes) -> bytes:
+    """The JSON of an object's fields and a file's base64, which needs no escapes: JSON's encoder would look for some,
+    holding every thread of the process up for some 4 ms per MB."""
+    return json.dumps({**fields, "b64_json": ""}, separators=(",", ":")).encode()[:-2] + b64_json + b'"}'
 
 
 def pixels_of(name: str, file: bytes, side: int) -> bytes:

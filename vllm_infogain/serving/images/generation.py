@@ -24,7 +24,7 @@ from vllm_infogain.request.guidance import check_is_guided
 from vllm_infogain.request.image_tokens import ImageTokens
 from vllm_infogain.serving.admission import refusing
 from vllm_infogain.serving.chat_pictures import NO_TOKENIZER
-from vllm_infogain.serving.images.encoding import codes_to_redraw, encoded, pixels_of
+from vllm_infogain.serving.images.encoding import codes_to_redraw, encoded, json_with_file, pixels_of
 from vllm_infogain.serving.images.fields import PictureRequest, check_size
 
 
@@ -118,16 +118,17 @@ class PictureServer:
         request_id = f"img-{request_id or uuid.uuid4().hex}"
         return self.engine.generate({"prompt_token_ids": asked.prompt}, asked.params, request_id)
 
-    async def answer(self, request: PictureRequest, asked: Asked, outputs: AsyncGenerator[Any, None]) -> dict[str, Any]:
-        """The body of a response that is no stream."""
+    async def answer(self, request: PictureRequest, asked: Asked, outputs: AsyncGenerator[Any, None]) -> bytes:
+        """The body of a response that is no stream, JSON."""
         created, data = int(time.time()), []
         async with aclosing(outputs):
             *_, result = [result async for result in outputs]  # the last has every sample
         for output in sorted(result.outputs, key=lambda output: output.index):
             file = await self._file(self._codes(output), request.output_format)
-            data.append({"b64_json": file, "infogain": output.infogain.report})
+            data.append(json_with_file({"infogain": output.infogain.report}, file))
         common = {"background": "opaque", "output_format": request.output_format, "size": self.size}
-        return {"created": created, **common, "data": data, "usage": self.usage(asked, request.n)}
+        fields = {"created": created, **common, "usage": self.usage(asked, request.n)}
+        return json.dumps(fields).encode()[:-1] + b',"data":[' + b",".join(data) + b"]}"
 
     async def events(
         self, request: PictureRequest, asked: Asked, outputs: AsyncGenerator[Any, None]
@@ -147,13 +148,14 @@ class PictureServer:
                     for taken, codes in picture.write(steps):
                         file = await self._file(codes, request.output_format)
                         place = {"partial_image_index": sent, "infogain_step": taken}
-                        yield _event(f"{asked.event}.partial_image", {"b64_json": file, **place, **common})
+                        yield _event(f"{asked.event}.partial_image", {**place, **common}, file)
                         sent += 1
             file = await self._file(self._codes(output), request.output_format)
-            whole = {"b64_json": file, **common, "usage": self.usage(asked, 1), "infogain": output.infogain.report}
-            yield _event(f"{asked.event}.completed", whole)
+            whole = {**common, "usage": self.usage(asked, 1), "infogain": output.infogain.report}
+            yield _event(f"{asked.event}.completed", whole, file)
         except Exception as error:  # the response has begun: its status is sent
-            yield _event("error", create_error_response(error).model_dump())
+            fields = {"type": "error", **create_error_response(error).model_dump()}
+            yield f"event: error\ndata: {json.dumps(fields)}\n\n"
 
     @property
     def size(self) -> str:
@@ -200,10 +202,10 @@ class PictureServer:
             raise RetryableRequestError("the request took longer than the server's request_timeout allows")
         return [token - self.tokens.image_token_offset for token in output.token_ids]
 
-    async def _file(self, codes: list[int], output_format: str) -> str:
+    async def _file(self, codes: list[int], output_format: str) -> bytes:
         rgb = answer_of(await self.engine.collective_rpc("decode_images", args=([codes],)))
         return await asyncio.to_thread(encoded, rgb, self.side, output_format)
 
 
-def _event(kind: str, fields: dict[str, Any]) -> str:
-    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields}, separators=(',', ':'))}\n\n"
+def _event(kind: str, fields: dict[str, Any], file: bytes) -> str:
+    return f"event: {kind}\ndata: {json_with_file({'type': kind, **fields}, file).decode()}\n\n"
