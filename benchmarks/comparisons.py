@@ -68,7 +68,8 @@ class LoopRow:
     loop_candidates: float  # distinct ones per step
     seconds: float
     candidates: float
-    ratio: float
+    ratio: float  # of the seconds
+    rows_ratio: float  # of the positions computed, the loop's over ours
     published_seconds: float | None
 
 
@@ -107,6 +108,7 @@ def against_loop(llm: Any, model: LLaDA, blocks: Sequence[int], steps_sampled: i
                     run.cpu_seconds,
                     (report["candidates"] or report["steps"]) / report["steps"],
                     theirs.canvas_seconds / run.cpu_seconds,
+                    theirs.candidates / theirs.steps * (PROMPT + LOOP_CANVAS) / (report["rows"] / LOOP_CANVAS),
                     PUBLISHED.get((sampler, block)) if spread <= 0.1 else None,
                 )
             )

@@ -1,5 +1,6 @@
 """The plot of accuracy against cost, by matplotlib: a row per task, a column per cost."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ KINDS = {
     "best_of_n": ("tab:orange", "X"),
 }  # fmt: skip
 OTHERS = ("tab:gray", ".")
+LONGEST_LABEL = 34  # characters
 
 
 def plot(
@@ -33,7 +35,7 @@ def plot(
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, rows = pyplot.subplots(len(points), len(costs), figsize=(13, 3.6 * len(points)), squeeze=False)
     for (task, of_task), row in zip(points.items(), rows, strict=True):
@@ -48,9 +50,13 @@ def plot(
             places = [(getattr(one, cost), 100 * one.accuracy) for one in front]
             axes.plot(*zip(*places, strict=True), color="black", linewidth=0.8, zorder=0)
             for one, place in zip(front, places, strict=True):
-                text = settings_text(one.settings)
-                axes.annotate(text, place, textcoords="offset points", xytext=(4, -9), fontsize=5)
+                text = textwrap.shorten(settings_text(one.settings), LONGEST_LABEL, placeholder=" ..")
+                label = axes.annotate(text, place, textcoords="offset points", xytext=(4, -9), fontsize=6)
+                label.set_in_layout(False)
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_locator(ticker.NullLocator())
             axes.set_xlabel(f"{called} per problem")
             axes.set_title(task, fontsize=9)
         row[0].set_ylabel("solved, %")
@@ -60,5 +66,5 @@ def plot(
     ]
     figure.legend(handles=marks, loc="upper center", ncol=len(marks), fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.97))
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=90)
     pyplot.close(figure)
