@@ -34,8 +34,7 @@ from vllm_infogain.embedded.pictures.classifier import (
 )
 from vllm_infogain.embedded.pictures.evaluation import Drawn, draw_all
 from vllm_infogain.embedded.pictures.judging import are_right, held_out, picture_tokenizer, pictures
-from vllm_infogain.embedded.pictures.scenes import Requirement
-from vllm_infogain.embedded.pictures.train_tokenizer import drawings
+from vllm_infogain.embedded.pictures.scenes import Requirement, drawings
 from vllm_infogain.images.geneval import CATEGORIES
 from vllm_infogain.images.magvit import Magvit
 

@@ -80,7 +80,7 @@ def test_frechet_distance_and_inception_score_of_what_is_known():
 
 def test_a_table_of_true_and_false_pictures_has_their_shares_and_its_error():
     wanted = held_out(4)
-    right = are_right(train_tokenizer.drawings(wanted, seed=0), wanted)
+    right = are_right(scenes.drawings(wanted, seed=0), wanted)
     assert all(right)
     assert not any(are_right(np.full((len(wanted), scenes.SIDE, scenes.SIDE, 3), 238, np.uint8), wanted))
     right = [index % 4 != 0 for index in range(len(wanted))]

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vllm_infogain.embedded.pictures.scenes import COLOURS, SHAPES, requirements
-from vllm_infogain.embedded.pictures.train_tokenizer import drawings, to_network
+from vllm_infogain.embedded.pictures.scenes import COLOURS, SHAPES, drawings, requirements, to_network
 from vllm_infogain.images.geneval import CATEGORIES
 
 FEATURES = 32

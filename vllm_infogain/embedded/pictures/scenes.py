@@ -10,8 +10,11 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vllm_infogain.images.geneval import CATEGORIES, Found, faults
+from vllm_infogain.images.magvit import from_pixels
 
 SIDE = 32  # pixels
 GROUND = (238, 238, 232)
@@ -181,3 +184,22 @@ def _regions(is_there: np.ndarray) -> Iterator[np.ndarray]:
                     edge.append(neighbour)
         if region.sum() >= FEWEST_PIXELS:
             yield region
+
+
+def scenes(split: str, count: int, seed: int) -> Iterator[tuple[dict, np.ndarray]]:
+    """`count` requirements and their pictures, category after category in turn."""
+    rng = Random(f"{split} {seed}")
+    for index in range(count):
+        requirement = rng.choice(requirements(split)[CATEGORIES[index % len(CATEGORIES)]])
+        yield requirement, draw(requirement, rng)
+
+
+def drawings(wanted: list[dict], seed: int) -> np.ndarray:
+    """A true picture of each requirement: [n, side, side, 3], uint8."""
+    rng = Random(f"drawings {seed}")
+    return np.stack([draw(requirement, rng) for requirement in wanted])
+
+
+def to_network(pictures: list[np.ndarray]) -> Tensor:
+    """uint8 [side, side, 3] each -> [n, 3, side, side], -1 to 1."""
+    return from_pixels(torch.from_numpy(np.stack(pictures)))

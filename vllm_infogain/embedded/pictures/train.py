@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vllm_infogain.embedded.pictures.card import model_card
-from vllm_infogain.embedded.pictures.train_tokenizer import reconstructed_right, scenes, to_network
+from vllm_infogain.embedded.pictures.scenes import scenes, to_network
+from vllm_infogain.embedded.pictures.train_tokenizer import reconstructed_right
 from vllm_infogain.embedded.pictures.validation import decoded_right
 from vllm_infogain.embedded.pictures.words import (
     BITS,

@@ -2,18 +2,15 @@
 
 import argparse
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vllm_infogain.embedded.pictures.judging import are_right, shares
-from vllm_infogain.embedded.pictures.scenes import GROUND, draw, requirements
+from vllm_infogain.embedded.pictures.scenes import GROUND, scenes, to_network
 from vllm_infogain.images.geneval import CATEGORIES
-from vllm_infogain.images.magvit import Magvit, MagvitConfig, from_pixels, pixels
+from vllm_infogain.images.magvit import Magvit, MagvitConfig, pixels
 
 SHAPE = MagvitConfig(
     channels=16, encoder_multipliers=(1, 2, 3), encoder_blocks=(1, 1, 1), decoder_multipliers=(1, 2, 3),
@@ -26,25 +23,6 @@ BALANCE, COMMITMENT = 0.02, 0.05
 RATE = 3e-3
 TOGETHER = 0.6  # share of the time; then the decoder learns alone, for codes that no longer change
 TEST_SCENES = 50  # per category
-
-
-def scenes(split: str, count: int, seed: int) -> Iterator[tuple[dict, np.ndarray]]:
-    """`count` requirements and their pictures, category after category in turn."""
-    rng = Random(f"{split} {seed}")
-    for index in range(count):
-        requirement = rng.choice(requirements(split)[CATEGORIES[index % len(CATEGORIES)]])
-        yield requirement, draw(requirement, rng)
-
-
-def drawings(wanted: list[dict], seed: int) -> np.ndarray:
-    """A true picture of each requirement: [n, side, side, 3], uint8."""
-    rng = Random(f"drawings {seed}")
-    return np.stack([draw(requirement, rng) for requirement in wanted])
-
-
-def to_network(pictures: list[np.ndarray]) -> Tensor:
-    """uint8 [side, side, 3] each -> [n, 3, side, side], -1 to 1."""
-    return from_pixels(torch.from_numpy(np.stack(pictures)))
 
 
 def losses(model: Magvit, batch: Tensor, weights: Tensor, *, only_decoder: bool) -> Tensor:
