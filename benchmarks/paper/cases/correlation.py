@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.paper.estimates import Estimate, Results, accuracy, of_report
 from benchmarks.paper.experiment import Experiment, Setting
-from benchmarks.paper.layout import table
+from benchmarks.paper.layout import k_of, percent, shown, table
 from benchmarks.paper.plots import ENTROPY_LABEL, axes
 from benchmarks.paper.problems import TITLES
 from benchmarks.paper.tables import LOOKUM, REASONING, SAMPLERS, TINY
@@ -72,7 +72,21 @@ def correlation_table(experiment: Experiment, results: Results) -> str:
         rows.append([TITLES[task], *over, *inside])
     counts = [f"K={count}" for count in results.tokens_per_step]
     head = ["task", *(f"samplers, {one}" for one in counts), *(f"answers, {one}" for one in counts)]
-    return table(head, rows)
+    return f"{table(head, rows)}\nEach setting: right in %, cumulative entropy.\n\n{settings_table(results)}"
+
+
+def settings_table(results: Results) -> str:
+    found = {
+        (task, count, name): f"{percent(y)}, {shown(x)}"
+        for task in results.tasks
+        for count, name, x, y in of_settings(results, task)
+    }
+    rows = [
+        [k_of(count), name, *(found.get((task, count, name), "") for task in results.tasks)]
+        for count in results.tokens_per_step
+        for name in results.settings
+    ]
+    return table(["K", "sampler", *(TITLES[task] for task in results.tasks)], rows)
 
 
 def draw_correlation(experiment: Experiment, results: Results, path: Path) -> None:

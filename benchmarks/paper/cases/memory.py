@@ -47,14 +47,13 @@ def memory_table(found: Mapping[int, Found]) -> str:
 
 def draw_memory(found: Mapping[int, Found], path: Path) -> None:
     with axes(path, count=2, size=(4.2, 3.2)) as (left, right):
-        names = list(found)
-        left.plot(names, [one["peak_pages"] * one["page_bytes"] / 1e6 for one in found.values()], "o-")
-        left.set_ylabel("KV pages at their peak, MB")
-        right.plot(names, [one["peak_bytes"] / 1e6 for one in found.values()], "o-")
-        right.set_ylabel("process at its peak, MB")
-        for one in (left, right):
+        pages = [one["peak_pages"] * one["page_bytes"] / 1e6 for one in found.values()]
+        process = [one["peak_bytes"] / 1e6 for one in found.values()]
+        for one, megabytes, label in ((left, pages, "KV pages"), (right, process, "process")):
+            one.plot(list(found), megabytes, "o-")
             one.set_xlabel("N, candidates per step")
-            one.set_ylim(bottom=0)
+            one.set_ylabel(f"{label} at the peak, MB")
+            one.set_ylim(0, 1.1 * max(megabytes))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
