@@ -117,7 +117,7 @@ def _compared(experiment: Experiment, job: Any, asked: argparse.Namespace) -> An
 
 def _said(experiment: Experiment, job: Any, asked: argparse.Namespace) -> list[str]:
     """Sentences above the table: what was run."""
-    model = f"`{asked.model or SERVED_NAME}`"
+    model = f"`{asked.model or SERVED_NAME}`, rows in `{job.folder.name}` (named by its weights)"
     runs = len({cell.run for cell in job.cells})
     problems = sorted({len(one) for one in job.questions.values()})
     count = f"{problems[0]}" if len(problems) == 1 else f"{problems[0]} to {problems[-1]}"
