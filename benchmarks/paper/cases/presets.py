@@ -1,5 +1,6 @@
 """The presets beside what they could have been: accuracy and costs, at token temperature 0."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,25 @@ def presets_table(experiment: Experiment, results: Results) -> str:
 
 
 def draw_presets(experiment: Experiment, results: Results, path: Path) -> None:
-    """Accuracy against CPU time, a plot per task."""
-    with axes(path, count=len(results.tasks), size=(3.6, 3.4)) as plots:
-        for one, task in zip(plots, results.tasks, strict=True):
+    """Accuracy against CPU time, a plot per task, and a last one for the legend."""
+    with axes(path, count=len(results.tasks) + 1, size=(3.0, 3.2)) as plots:
+        for one, task in zip(plots, results.tasks, strict=False):
+            times = []
             for name in results.settings:
                 x, y = (results.estimate(value, task=task, setting=name) for value in (cpu_ms, accuracy))
                 if x is not None and y is not None:
                     label = name.replace("`", "")
-                    one.errorbar(
-                        x.mean, 100 * y.mean, yerr=100 * y.error, fmt="o", markersize=5, capsize=2, label=label
-                    )
+                    one.errorbar(x.mean, 100 * y.mean, yerr=100 * y.error, fmt="o", capsize=2, label=label)
+                    times.append(x.mean)
             one.set_title(TITLES[task])
             one.set_xlabel("CPU ms per answer")
             one.set_xscale("log")
+            if times:  # whole decades, which have a tick at either end
+                one.set_xlim(10 ** math.floor(math.log10(min(times))), 10 ** math.ceil(math.log10(max(times))))
+            one.set_ylim(0, 105)
         plots[0].set_ylabel("right, %")
-        plots[-1].legend(fontsize=7)
+        plots[-1].axis("off")
+        plots[-1].legend(*plots[0].get_legend_handles_labels(), loc="center", fontsize=8, frameon=False)
 
 
 PRESETS = Experiment(
