@@ -46,7 +46,7 @@ def main() -> None:
         "`multiply`, whose factors the model chooses), the whole canvas as one block, defaults but for what is named.",
         f"{arguments.problems} problems per cell, temperature 0 (multiplication 1). A cell: accuracy ± standard error,",
         "cumulative entropy in nats, forward rows per token, CPU seconds of all problems in one batch, at one thread.",
-        "K is `tokens_per_step`; `adaptive`, `eb`, `threshold` and `factor` choose how many to write, and have one row.",
+        "K is `tokens_per_step`; `adaptive`, `eb`, `threshold` and `factor` choose how many; they have one row.",
         "",
         f"Machine: {machine['cpu']}, vLLM {machine['vllm']}, torch {machine['torch']}.",
         "",
