@@ -70,7 +70,7 @@ def entropy_plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
             [one["cumulative_entropy"] for one in group],
             [100 * one["mean"] for one in group],
             yerr=[100 * one["standard_error"] for one in group],
-            fmt=mark, capsize=2, label=f"{steps} steps",
+            fmt=mark, capsize=2, label=f"{steps} steps" if steps else "steps as the sampler likes",
         )  # fmt: skip
         for one in group:
             place = (one["cumulative_entropy"], 100 * one["mean"])

@@ -55,6 +55,11 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "info_gain, mean": {"sampler": "info_gain", **LOOKAHEAD, "state_uncertainty": "mean"},
     "info_gain, sum": {"sampler": "info_gain", **LOOKAHEAD, "state_uncertainty": "sum"},
 }
+UNCOUNTED: dict[str, dict[str, Any]] = {  # that choose the number of steps themselves
+    "threshold": {"sampler": "threshold", "threshold": 0.9},
+    "adaptive": {"sampler": "adaptive"},
+}
+FREE = 0  # steps: as many as the sampler takes
 SCHEDULES = {5: "linear", 16: "maskgit", 64: "maskgit"}
 REFERENCES = 4  # true drawings of each prompt, that FID compares with
 SHOWN = ("confidence", "info_gain, sum")  # rows of the sheet
@@ -64,9 +69,11 @@ HEAD = ("steps", "sampler", *CATEGORIES, "mean", "FID", "IS", "entropy", "rows",
 def cells(steps: Sequence[int], samplers: Sequence[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Of the table: steps, name and knobs."""
     for count in steps:
+        schedule = {} if count == FREE else {"schedule": SCHEDULES[count], "steps": count}
+        known = UNCOUNTED if count == FREE else SAMPLERS
         for name in samplers:
-            schedule = {"schedule": SCHEDULES[count], "steps": count}
-            yield count, name, {**SAMPLERS[name], **schedule, "guidance_scale": GUIDANCE}
+            if name in known:
+                yield count, name, {**known[name], **schedule, "guidance_scale": GUIDANCE}
 
 
 def cell(
@@ -123,7 +130,7 @@ class Judge:
 
 def row(steps: object, sampler: str, found: dict[str, Any]) -> str:
     cells = [
-        str(steps), sampler, *(f"{100 * found[category]:.0f}" for category in CATEGORIES),
+        "free" if steps == FREE else str(steps), sampler, *(f"{100 * found[category]:.0f}" for category in CATEGORIES),
         f"{100 * found['mean']:.1f} ± {100 * found['standard_error']:.1f}",
         f"{found['fid']:.2f}", f"{found['inception_score']:.2f}",
         *(f"{found[name]:{form}}" if name in found else ""
@@ -135,9 +142,12 @@ def row(steps: object, sampler: str, found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--per-category", type=int, default=100, help="prompts of each of the six categories")
-    parser.add_argument("--steps", type=int, nargs="+", choices=SCHEDULES, default=[*SCHEDULES])
-    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=[*SAMPLERS], metavar="NAME")
+    parser.add_argument("--steps", type=int, nargs="+", choices=(*SCHEDULES, FREE), default=[*SCHEDULES, FREE],
+                        help="0: as many as a sampler takes that chooses them itself")  # fmt: skip
+    known = [*SAMPLERS, *UNCOUNTED]
+    parser.add_argument("--samplers", nargs="+", choices=known, default=known, metavar="NAME")
     parser.add_argument("--keep", type=Path, help="folder of the raw output, to go on after a stop")
+    parser.add_argument("--kept-only", action="store_true", help="of the cells that FOLDER has; nothing is drawn anew")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     arguments = parser.parse_args()
     keep = arguments.keep or Path(tempfile.mkdtemp(prefix="images-"))
@@ -156,6 +166,8 @@ def main() -> None:
         draw_all(llm, wanted[:4], {"sampler": "confidence"})  # the first batch pays for what is set up on first use
         for steps, name, knobs in cells(arguments.steps, arguments.samplers):
             kept = keep / f"{steps} {name} {arguments.per_category}.jsonl".replace(",", "").replace(" ", "-")
+            if arguments.kept_only and not kept.exists():
+                continue
             drawn, seconds = cell(llm, wanted, knobs, TEMPERATURES.get(name, TEMPERATURE), kept)
             found = figures(drawn, seconds, tokenizer, judge)
             results.append({"steps": steps, "settings": settings_text(knobs), "name": name} | found)
@@ -164,11 +176,11 @@ def main() -> None:
             print(lines[-1], flush=True)
     folder = arguments.out.parent / "pictures"
     folder.mkdir(exist_ok=True)
-    shown = [name for name in SHOWN if name in arguments.samplers]
-    for steps in arguments.steps:
-        sheet({name: sheets[steps, name] for name in shown}, wanted, folder / f"sheet-{steps}.png")
+    with_sheet = [steps for steps in arguments.steps if all((steps, name) in sheets for name in SHOWN)]
+    for steps in with_sheet:
+        sheet({name: sheets[steps, name] for name in SHOWN}, wanted, folder / f"sheet-{steps}.png")
     entropy_plot(results, folder / "entropy.png")
-    arguments.out.write_text("\n".join(lines) + "\n" + _pictures(arguments.steps, shown))
+    arguments.out.write_text("\n".join(lines) + "\n" + _pictures(with_sheet))
     print(json.dumps({"benchmark": "images", "per_category": arguments.per_category, "results": results}))
 
 
@@ -179,7 +191,7 @@ def _title(per_category: int, machine: dict[str, Any]) -> str:
 Written by `python -m benchmarks.images`. {6 * per_category} held-out prompts, {per_category} of each of GenEval's
 categories (a category with fewer prompts repeats them with other seeds), `guidance_scale` {GUIDANCE:g}, both
 temperatures {TEMPERATURE} (`maskgit` has its published ones), N 8 and no bypass for samplers that look ahead; 5 steps
-are `linear`, 16 and 64 `maskgit` (cosine).
+are `linear`, 16 and 64 `maskgit` (cosine). Where steps are free the sampler chooses their number, with its defaults.
 
 Columns: share of right pictures in %, by category, and their mean ± standard error; FID and Inception score by a small
 classifier of ours, against true drawings of the same prompts (no figures of Inception's: they compare samplers here,
@@ -189,9 +201,9 @@ Machine: {machine["cpu"]}, one thread, bf16, vLLM {machine["vllm"]}, torch {mach
 """
 
 
-def _pictures(steps: Sequence[int], shown: Sequence[str]) -> str:
+def _pictures(steps: Sequence[int]) -> str:
     sheets = "".join(
-        f"\n{count} steps, the same prompts and seeds: {' above, '.join(shown)} below.\n\n"
+        f"\n{count} steps, the same prompts and seeds: {' above, '.join(SHOWN)} below.\n\n"
         f"![pictures, {count} steps](pictures/sheet-{count}.png)\n"
         for count in steps
     )

@@ -23,7 +23,7 @@ FAMILIES = {
 }
 
 
-# Tracing is proved of every family by default, in test_graph_twin.py; what the compiler makes of a trace, of these.
+# What the compiler makes of a trace. That families can be traced at all is also test_graph_twin.py's to prove.
 DEFAULT = ("sdar", "infogain-tiny")
 OTHERS = [pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES if family not in DEFAULT]
 

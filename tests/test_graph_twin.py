@@ -1,9 +1,11 @@
 """Every family through vLLM's piecewise graphs, emulated on the CPU (graph_twin.py): captured, replayed, and right."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,15 +14,22 @@ from serve_family import FAMILIES as SERVED
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
-FAMILIES = [family for family in SERVED if family != "mmada"]  # whose layers are LLaDA's
+DEFAULT = ["llada", "sdar", "llada_moe"]  # both ways of attention, and experts
+OTHERS = [family for family in SERVED if family not in (*DEFAULT, "mmada")]  # MMaDA's layers are LLaDA's
+FAMILIES = [*DEFAULT, *(pytest.param(family, marks=pytest.mark.slow) for family in OTHERS)]
 BROKEN = [f"llada:{fault}" for fault in FAULTS]
 
 
 @pytest.fixture(scope="module")
-def results() -> dict[str, dict]:
-    """One process for all: it patches torch, so none of ours can be it, and importing vLLM is half of the time."""
+def result_of() -> Callable[[str], dict]:
+    """By name. One process for many: it patches torch, so none of ours can be it, and importing vLLM takes long."""
+    results = functools.cache(run)
+    return lambda name: results(tuple(OTHERS) if name in OTHERS else (*DEFAULT, *BROKEN))[name]
+
+
+def run(names: tuple[str, ...]) -> dict[str, dict]:
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("graph_twin.py"), *FAMILIES, *BROKEN],
+        [sys.executable, Path(__file__).with_name("graph_twin.py"), *names],
         check=False, capture_output=True, text=True, timeout=1700, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
@@ -29,8 +38,8 @@ def results() -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_in_replayed_graphs_equals_the_oracle(results: dict, family: str):
-    result = results[family]
+def test_a_family_in_replayed_graphs_equals_the_oracle(result_of: Callable[[str], dict], family: str):
+    result = result_of(family)
     assert result["differs"] is None
     pieces, rest = divmod(result["captured"], len(SIZES))
     assert pieces > 1, "attention is not cut out"
@@ -39,8 +48,8 @@ def test_a_family_in_replayed_graphs_equals_the_oracle(results: dict, family: st
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_graphs_memory_is_estimated_before_there_are_pages(results: dict, family: str):
-    result = results[family]
+def test_the_graphs_memory_is_estimated_before_there_are_pages(result_of: Callable[[str], dict], family: str):
+    result = result_of(family)
     pieces = result["captured"] // len(SIZES)
     assert result["thrown_away"] == 2 * pieces, "two sizes are enough, and are captured anew later"
     assert result["estimated"] == result["taken"] == len(SIZES) * pieces * GRAPH_BYTES
@@ -48,5 +57,5 @@ def test_the_graphs_memory_is_estimated_before_there_are_pages(results: dict, fa
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_the_twin_sees_what_a_gpu_would_answer_wrongly(results: dict, name: str):
-    assert results[name]["differs"]
+def test_the_twin_sees_what_a_gpu_would_answer_wrongly(result_of: Callable[[str], dict], name: str):
+    assert result_of(name)["differs"]
