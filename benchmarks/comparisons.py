@@ -6,9 +6,9 @@ from typing import Any
 
 from benchmarks.authors_loop import Loop, Setting
 from benchmarks.engines import Result, drive, measure, random_jobs, sudoku_jobs
+from benchmarks.front_points import problems_of
 from benchmarks.llm import Job
 from benchmarks.models import RANDOM_SHAPE, random_checkpoint
-from vllm_infogain.embedded.evaluation import held_out
 from vllm_infogain.embedded.tasks import CANVAS, check
 from vllm_infogain.embedded.tokenizer import decode_answer
 from vllm_infogain.reference import oracle
@@ -171,7 +171,7 @@ def agreeing_steps(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -
 
 
 def embedded_disagreement(llm: Any, task: str, number: int, knobs: dict[str, Any]) -> list[Disagreement]:
-    problems = held_out(task, number, **({"givens": 4} if task == "sudoku" else {}))
+    problems = problems_of(task, number)
     encode = llm.get_tokenizer().encode
     jobs = [Job(encode(p.prompt), knobs, CANVAS[task], seed=seed) for seed, p in enumerate(problems)]
     return disagreement(llm, task, jobs, problems)

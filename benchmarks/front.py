@@ -21,7 +21,7 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # all of the engine's CPU ti
 
 from benchmarks.environment import environment, settings_text
 from benchmarks.front_plot import plot
-from benchmarks.front_points import COSTS, TEMPERATURE, Kept, Point, Run, on_front, plan, points_of, tables
+from benchmarks.front_points import COSTS, TEMPERATURE, Kept, Point, Run, on_front, plan, points_of, problems_of, tables
 from vllm_infogain.embedded import model_path
 from vllm_infogain.embedded.evaluation import held_out, solve
 
@@ -52,7 +52,7 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 def measured(llm: Any, task: str, settings: dict[str, Any], seed: int, count: int, model: str) -> Run:
-    problems = held_out(task, count, **({"givens": 4} if task == "sudoku" else {}))
+    problems = problems_of(task, count)
     started = time.process_time()
     score = solve(llm, problems, settings, temperature=TEMPERATURE[task], seed=SEED_APART * seed)
     cpu_ms = 1e3 * (time.process_time() - started) / count

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environment import settings_text
+from benchmarks.json_lines import append_lines, read_lines
+from vllm_infogain.embedded.evaluation import held_out
+from vllm_infogain.embedded.tasks import Problem
 from vllm_infogain.request.params import parse_params
 
 # At temperature 0 the bare `multiply` is one answer only, so that task draws its tokens at 1.
@@ -42,6 +45,11 @@ class Point:
     forwards: float
     rows: float
     cpu_ms: float
+
+
+def problems_of(task: str, count: int) -> list[Problem]:
+    """Held-out ones; Sudokus have four givens."""
+    return held_out(task, count, **({"givens": 4} if task == "sudoku" else {}))
 
 
 def draws(settings: Mapping[str, Any], temperature: float) -> bool:
@@ -114,13 +122,9 @@ class Kept:
     def __init__(self, path: Path | None, model: str, problems: int) -> None:
         self.path = path
         self.runs: dict[tuple[str, str, int], Run] = {}
-        if path is not None and path.exists():
-            text = path.read_text()
-            whole = text[: text.rfind("\n") + 1]
-            if whole != text:  # a kill cut the last line off
-                path.write_text(whole)
-            for line in whole.splitlines():
-                run = Run(**json.loads(line))
+        if path is not None:
+            for line in read_lines(path):
+                run = Run(**line)
                 if (run.model, len(run.solved)) == (model, problems):
                     self.runs[run.task, json.dumps(run.settings), run.seed] = run
 
@@ -129,5 +133,4 @@ class Kept:
 
     def add(self, run: Run) -> None:
         if self.path is not None:
-            with self.path.open("a") as file:
-                file.write(json.dumps(asdict(run)) + "\n")
+            append_lines(self.path, [asdict(run)])

@@ -16,12 +16,11 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # all of the engine's CPU ti
 
 import vllm_infogain
 from benchmarks.environment import environment, settings_text
+from benchmarks.front_points import TEMPERATURE, problems_of
 from vllm_infogain.embedded.evaluation import held_out, solve
 from vllm_infogain.embedded.tasks import CANVAS
 from vllm_infogain.request.params import ADAPTIVE_SAMPLERS, SAMPLERS
 
-# At temperature 0 the bare `multiply` is one answer only, so that task draws its tokens at 1.
-TEMPERATURE = {"sudoku": 0.0, "countdown": 0.0, "judgement": 0.0, "multiplication": 1.0}
 SETTINGS = [
     *({"sampler": sampler} for sampler in SAMPLERS),
     {"sampler": "info_gain", "bypass_threshold": 1.0},
@@ -61,8 +60,7 @@ def main() -> None:
                 continue
             cells = []
             for task, temperature in TEMPERATURE.items():
-                options = {"givens": 4} if task == "sudoku" else {}
-                problems = held_out(task, arguments.problems, **options)
+                problems = problems_of(task, arguments.problems)
                 knobs_now = {**knobs, "tokens_per_step": tokens_per_step}
                 started = time.process_time()
                 score = solve(llm, problems, knobs_now, temperature=temperature)

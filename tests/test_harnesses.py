@@ -14,8 +14,8 @@ from readme import ROOT, commands_of
 from waiting import PATIENCE
 
 import vllm_infogain
+from benchmarks.json_lines import read_lines
 from benchmarks.paper.__main__ import main as paper
-from benchmarks.paper.files import read_lines
 from vllm_infogain.embedded import SERVED_NAME, model_path
 from vllm_infogain.engine_defaults import model_args
 

@@ -15,8 +15,8 @@ from marked import refuse_unmarked
 from math_verify_installed import needs_math_verify
 from waiting import wait_until
 
+from benchmarks.json_lines import read_lines
 from benchmarks.paper.__main__ import main
-from benchmarks.paper.files import read_lines
 from benchmarks.paper.tables import REASONING, TABLE2
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

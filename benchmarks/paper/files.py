@@ -1,16 +1,12 @@
 """Files of raw outputs: one per cell, JSON lines, which a second start goes on from."""
 
 import hashlib
-import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks.json_lines import Row, append_lines, drop_torn_line, read_lines
 from benchmarks.paper.experiment import Cell
 from benchmarks.paper.problems import Question
-
-Row = dict[str, Any]
 
 
 class CellFile:
@@ -30,35 +26,6 @@ class CellFile:
         drop_torn_line(self.path)
         head = [] if self.path.exists() else [self._cell.description()]
         append_lines(self.path, [*head, *rows])
-
-
-def append_lines(path: Path, rows: Iterable[Row]) -> None:
-    """On the disk when it returns."""
-    drop_torn_line(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write("".join(f"{json.dumps(row)}\n" for row in rows))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_lines(path: Path) -> list[Row]:
-    """All whole lines; what follows the last line end was being written when its process ended."""
-    if not path.exists():
-        return []
-    whole, end, _ = path.read_text().rpartition("\n")
-    return [json.loads(line) for line in (whole + end).splitlines()]
-
-
-def drop_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole == 0:
-        path.unlink()  # not even its first line
-    elif whole < len(content):
-        os.truncate(path, whole)
 
 
 def folder_of(out: Path, model: str | None) -> Path:

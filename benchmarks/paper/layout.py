@@ -27,6 +27,11 @@ def shown(value: Estimate | None, form: str = ".1f") -> str:
     return "" if value is None else f"{value:{form}}"
 
 
+def mean(value: Estimate | None, form: str = ".1f") -> str:
+    """Of what has no error of its own: an answer's time is its share of the batch's."""
+    return "" if value is None else f"{value.mean:{form}}"
+
+
 def given(value: float | None) -> str:
     """A figure of the paper's; nothing where we know of none."""
     return "" if value is None else f"{value:g}"
@@ -51,8 +56,7 @@ def by_task(experiment: Experiment, results: Results) -> str:
             forwards = results.average(of_report("forwards"), **which)
             ms = results.average(cpu_ms, **which)
             cells = [percent(results.estimate(accuracy, task=task, **which)) for task in results.tasks]
-            # Rows of a batch share its time: an error over them would say nothing.
-            ours = (shown(forwards), "" if ms is None else f"{ms.mean:.0f}")
+            ours = (shown(forwards), mean(ms, ".0f"))
             theirs = [given(paper.get("average"))] if experiment.paper else []
             rows.append([k_of(count), name, *cells, percent(average), *theirs, shown(entropy), *ours])
             if average is not None and name in NO_LOOKAHEAD:

@@ -1,35 +1,15 @@
 """Figures, by matplotlib. Each takes an experiment, its results, and the path of the picture it writes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.paper.drawing import ENTROPY_LABEL, axes, bars
 from benchmarks.paper.estimates import Results, accuracy, of_report
 from benchmarks.paper.experiment import Experiment
 from benchmarks.paper.problems import TITLES
-
-ENTROPY_LABEL = "cumulative entropy, nats"
-
-
-@contextmanager
-def axes(path: Path, count: int = 1, size: tuple[float, float] = (5.0, 3.6)) -> Iterator[list[Any]]:
-    """Some axes in a row, which are written to the path in the end. SVG text stays text, and files do not differ by
-    the day they were made."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vllm-infogain", "font.size": 9}):
-        figure, made = pyplot.subplots(1, count, figsize=(size[0] * count, size[1]), squeeze=False)
-        yield list(made[0])
-        figure.tight_layout()
-        figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
-        pyplot.close(figure)
 
 
 def by_sampler(experiment: Experiment, results: Results, path: Path) -> None:
@@ -48,16 +28,14 @@ def accuracy_and_entropy(experiment: Experiment, results: Results, path: Path) -
 
 
 def _bars(one: Any, results: Results, value: Any, factor: float) -> None:
-    names, counts = results.settings, results.tokens_per_step
-    width = 0.8 / len(counts)
-    for place, count in enumerate(counts):
-        found = [results.average(value, setting=name, tokens_per_step=count) for name in names]
-        known = [(x, each.times(factor)) for x, each in enumerate(found) if each is not None]
-        one.bar(
-            [x + place * width for x, _ in known], [each.mean for _, each in known], width,
-            yerr=[each.error for _, each in known], capsize=2, label=f"K={count}" if count else None,
-        )  # fmt: skip
-    one.set_xticks([x + 0.4 - width / 2 for x in range(len(names))], names, rotation=30, ha="right")
+    counts = results.tokens_per_step
+    groups = {
+        f"K={count}" if count else "": [
+            results.average(value, setting=name, tokens_per_step=count) for name in results.settings
+        ]
+        for count in counts
+    }
+    bars(one, results.settings, groups, factor)
     if any(counts):
         one.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(counts), frameon=False)
 

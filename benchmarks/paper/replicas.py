@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.json_lines import Row, read_lines
 from benchmarks.paper.engines import Output, Request
 from benchmarks.paper.experiment import Cell
-from benchmarks.paper.files import Row, read_lines
 from benchmarks.paper.problems import Question
 from benchmarks.paper.run import Job
 

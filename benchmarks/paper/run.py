@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.json_lines import Row
 from benchmarks.paper.engines import Engine, Output, Request
 from benchmarks.paper.estimates import Results
 from benchmarks.paper.experiment import Cell
-from benchmarks.paper.files import CellFile, Row
+from benchmarks.paper.files import CellFile
 from benchmarks.paper.problems import Question
 
 Questions = Mapping[str, Sequence[Question]]  # by task

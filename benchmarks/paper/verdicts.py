@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks.json_lines import append_lines, read_lines
 from benchmarks.paper.estimates import Results, Row
 from benchmarks.paper.experiment import Cell
-from benchmarks.paper.files import append_lines, read_lines
 from benchmarks.paper.judge import Ask, Judgement, Pair, judged
 from benchmarks.paper.problems import Question
 

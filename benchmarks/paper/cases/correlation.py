@@ -1,13 +1,14 @@
 """Accuracy against cumulative entropy, with Pearson's r (Figure 3b)."""
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.paper.drawing import ENTROPY_LABEL, axes, legend_apart
 from benchmarks.paper.estimates import Estimate, Results, accuracy, of_report
 from benchmarks.paper.experiment import Experiment, Setting
 from benchmarks.paper.layout import k_of, percent, shown, table
-from benchmarks.paper.plots import ENTROPY_LABEL, axes
 from benchmarks.paper.problems import TITLES
 from benchmarks.paper.tables import LOOKUM, REASONING, SAMPLERS, TINY
 
@@ -17,10 +18,10 @@ WITHIN_95 = 1.96  # standard deviations
 
 def pearson(xs: Sequence[float], ys: Sequence[float]) -> float:
     """r; NaN where one of both does not vary."""
-    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
-    joint = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
-    spread = math.sqrt(sum((x - mean_x) ** 2 for x in xs) * sum((y - mean_y) ** 2 for y in ys))
-    return joint / spread if spread else math.nan
+    try:
+        return statistics.correlation(xs, ys)
+    except statistics.StatisticsError:
+        return math.nan
 
 
 def interval(r: float, count: int) -> tuple[float, float]:
@@ -104,8 +105,7 @@ def draw_correlation(experiment: Experiment, results: Results, path: Path) -> No
             one.set_title(f"{TITLES[task]}, r = {r:.2f}")
             one.set_xlabel(ENTROPY_LABEL)
         plots[0].set_ylabel("right, %")
-        plots[-1].axis("off")
-        plots[-1].legend(*plots[0].get_legend_handles_labels(), loc="center", fontsize=8, frameon=False)
+        legend_apart(plots)
 
 
 FIGURE3B = Experiment(

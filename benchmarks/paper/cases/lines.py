@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.cases.drawing import curve, mean_of
+from benchmarks.paper.drawing import ENTROPY_LABEL, axes, curve
 from benchmarks.paper.estimates import Estimate, Results, Row, Value, accuracy, cpu_ms, of_report
 from benchmarks.paper.experiment import Experiment, Setting
-from benchmarks.paper.layout import percent, shown, table
-from benchmarks.paper.plots import ENTROPY_LABEL, axes
+from benchmarks.paper.layout import mean, percent, shown, table
 from benchmarks.paper.problems import TITLES
 
 SAMPLERS = {
@@ -58,7 +57,7 @@ def lines_table(lines: Sequence[Line], results: Results, unit: str, values: Mapp
                     factors = [factor for _, factor in values.values()]
                     scaled = [one and one.times(factor) for one, factor in zip(found, factors, strict=True)]
                     ms = results.estimate(cpu_ms, task=task, setting=setting.name)
-                    rows.append([TITLES[task], line.name, f"{x:g}", *map(shown, scaled), mean_of(ms)])
+                    rows.append([TITLES[task], line.name, f"{x:g}", *map(shown, scaled), mean(ms)])
     return table(["task", "sampler", unit, *values, "CPU ms"], rows)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmarks.child import measure_apart
 from benchmarks.environment import environment
+from benchmarks.paper.drawing import axes
 from benchmarks.paper.layout import table
-from benchmarks.paper.plots import axes
 
 CANDIDATES = (1, 2, 4, 8, 16, 32)
 CANVAS, BLOCK = 256, 16

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.paper.drawing import axes
 from benchmarks.paper.estimates import Results, Row, Value
 from benchmarks.paper.experiment import Experiment, Setting
 from benchmarks.paper.layout import k_of, percent, shown, table
-from benchmarks.paper.plots import axes
 from benchmarks.paper.problems import TITLES
 
 Choose = Callable[[Sequence[float], int], Sequence[float]]  # of a step's J, and the index of the one taken

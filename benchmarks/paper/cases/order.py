@@ -4,15 +4,14 @@ Both answers depend on their parts one way only: a product follows from its fact
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from benchmarks.paper.cases.drawing import bars
+from benchmarks.paper.drawing import axes, bars
 from benchmarks.paper.estimates import Results, Row, Value, accuracy, of_report
 from benchmarks.paper.experiment import Experiment, Setting
 from benchmarks.paper.layout import given, k_of, percent, shown, table
-from benchmarks.paper.plots import axes
 from benchmarks.paper.problems import TINY, TINY_COUNT
 from vllm_infogain.embedded.tasks import Problem
 
@@ -80,52 +79,32 @@ def _problem(index: int) -> Problem:
     return _problems(TINY_COUNT * (1 + index // TINY_COUNT))[index]
 
 
-def multiplication_table(experiment: Experiment, results: Results) -> str:
-    values = (product_first, factors_first, is_equation, accuracy)
-    head = [
-        "K",
-        "sampler",
-        "product first",
-        "paper",
-        "factors first",
-        "paper",
-        "an equation",
-        "right",
-        "entropy",
-        "rows",
-    ]
-    rows = []
+def lines(results: Results, values: Sequence[Value]) -> Iterator[tuple[int | None, str, list[str], list[str]]]:
+    """K, setting, its shares in %, and what it costs."""
     for count in results.tokens_per_step:
         for name in results.settings:
             which = {"setting": name, "tokens_per_step": count}
-            cells = [percent(results.estimate(value, **which)) for value in values]
-            paper = experiment.paper.get((name, count), {})
-            figures = [shown(results.estimate(of_report(one), **which)) for one in COSTS.values()]
-            first = [cells[0], given(paper.get("product_first")), cells[1], given(paper.get("factors_first"))]
-            rows.append([k_of(count), name, *first, *cells[2:], *figures])
-    return table(head, rows)
+            shares = [percent(results.estimate(value, **which)) for value in values]
+            yield count, name, shares, [shown(results.estimate(of_report(one), **which)) for one in COSTS.values()]
+
+
+def multiplication_table(experiment: Experiment, results: Results) -> str:
+    shares = ("product first", "paper", "factors first", "paper", "an equation", "right")
+    rows = []
+    for count, name, cells, costs in lines(results, (product_first, factors_first, is_equation, accuracy)):
+        paper = experiment.paper.get((name, count), {})
+        first = [cells[0], given(paper.get("product_first")), cells[1], given(paper.get("factors_first"))]
+        rows.append([k_of(count), name, *first, *cells[2:], *costs])
+    return table(["K", "sampler", *shares, *COSTS], rows)
 
 
 def judgement_table(experiment: Experiment, results: Results) -> str:
-    values = (verdict_first, work_contradicts, verdict_is_right, accuracy)
-    head = [
-        "K",
-        "sampler",
-        "verdict first",
-        "verdict against the work",
-        "verdict right",
-        "all right",
-        "entropy",
-        "rows",
-    ]
-    rows = []
-    for count in results.tokens_per_step:
-        for name in results.settings:
-            which = {"setting": name, "tokens_per_step": count}
-            cells = [percent(results.estimate(value, **which)) for value in values]
-            figures = [shown(results.estimate(of_report(one), **which)) for one in COSTS.values()]
-            rows.append([k_of(count), name, *cells, *figures])
-    return table(head, rows)
+    values = {
+        "verdict first": verdict_first, "verdict against the work": work_contradicts,
+        "verdict right": verdict_is_right, "all right": accuracy,
+    }  # fmt: skip
+    rows = [[k_of(count), name, *cells, *costs] for count, name, cells, costs in lines(results, [*values.values()])]
+    return table(["K", "sampler", *values, *COSTS], rows)
 
 
 def draw_multiplication(experiment: Experiment, results: Results, path: Path) -> None:

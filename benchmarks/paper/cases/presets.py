@@ -4,11 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.cases.drawing import mean_of
+from benchmarks.paper.drawing import axes, legend_apart
 from benchmarks.paper.estimates import Results, accuracy, cpu_ms, of_report
 from benchmarks.paper.experiment import Experiment, Setting
-from benchmarks.paper.layout import percent, shown, table
-from benchmarks.paper.plots import axes
+from benchmarks.paper.layout import mean, percent, shown, table
 from benchmarks.paper.problems import TITLES
 from vllm_infogain.request.params import READERS, SAMPLERS, parse_params
 from vllm_infogain.request.presets import PRESETS as NAMES
@@ -42,7 +41,7 @@ def presets_table(experiment: Experiment, results: Results) -> str:
         for name in results.settings:
             which = {"task": task, "setting": name}
             figures = [shown(results.estimate(of_report(one), **which)) for one in COSTS]
-            ms = mean_of(results.estimate(cpu_ms, **which))
+            ms = mean(results.estimate(cpu_ms, **which))
             rows.append([TITLES[task], name, percent(results.estimate(accuracy, **which)), *figures, ms])
     return table(["task", "settings", "right", "entropy", "forwards", "rows", "CPU ms"], rows)
 
@@ -65,8 +64,7 @@ def draw_presets(experiment: Experiment, results: Results, path: Path) -> None:
                 one.set_xlim(10 ** math.floor(math.log10(min(times))), 10 ** math.ceil(math.log10(max(times))))
             one.set_ylim(0, 105)
         plots[0].set_ylabel("right, %")
-        plots[-1].axis("off")
-        plots[-1].legend(*plots[0].get_legend_handles_labels(), loc="center", fontsize=8, frameon=False)
+        legend_apart(plots)
 
 
 PRESETS = Experiment(

@@ -1,11 +1,31 @@
-"""Estimates by setting: curves and bars with error bars, and a cell without."""
+"""Axes of a figure, and what is drawn into them: curves and bars of estimates with their errors, a legend apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.estimates import Estimate
 
 Point = tuple[float, Estimate | None]
+ENTROPY_LABEL = "cumulative entropy, nats"
+
+
+@contextmanager
+def axes(path: Path, count: int = 1, size: tuple[float, float] = (5.0, 3.6)) -> Iterator[list[Any]]:
+    """Some axes in a row, which are written to the path in the end. SVG text stays text, and files do not differ by
+    the day they were made."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vllm-infogain", "font.size": 9}):
+        figure, made = pyplot.subplots(1, count, figsize=(size[0] * count, size[1]), squeeze=False)
+        yield list(made[0])
+        figure.tight_layout()
+        figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+        pyplot.close(figure)
 
 
 def curve(axes: Any, points: Sequence[Point], label: str, factor: float = 1, fmt: str = "o-") -> None:
@@ -29,6 +49,7 @@ def bars(axes: Any, names: Sequence[str], groups: Mapping[str, Sequence[Estimate
     axes.set_xticks([x + 0.4 - width / 2 for x in range(len(names))], names, rotation=30, ha="right")
 
 
-def mean_of(value: Estimate | None) -> str:
-    """As a table's cell, of what has no error of its own: an answer's time is its share of the batch's."""
-    return "" if value is None else f"{value.mean:.1f}"
+def legend_apart(plots: Sequence[Any]) -> None:
+    """The first plot's legend, in the last one's place."""
+    plots[-1].axis("off")
+    plots[-1].legend(*plots[0].get_legend_handles_labels(), loc="center", fontsize=8, frameon=False)
